@@ -1,0 +1,1 @@
+"""The data plane: index, epoch plan, reader, transforms, loader."""
