@@ -21,9 +21,7 @@ PAIRED_MODES = ("pair", "rotate")
 class Section(BaseModel):
     """A frozen group of fields that refuses unknown names."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Run(Section):
@@ -252,7 +250,7 @@ class Config(Section):
         tree = self.model_dump()
         for path, value in values.items():
             *parents, leaf = path.split(".")
-            node = tree
+            node: Any = tree
             for part in parents:
                 node = node.get(part) if isinstance(node, dict) else None
             if not isinstance(node, dict) or leaf not in node:
@@ -334,7 +332,9 @@ def from_json(path: Path) -> Config:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--config {path}: cannot be read as JSON ({error}); give a run's config.json") from error
+        raise ConfigError(
+            f"--config {path}: cannot be read as JSON ({error}); give a run's config.json"
+        ) from error
     if not isinstance(tree, dict):
         raise ConfigError(f"--config {path}: holds no configuration; give a run's config.json")
     return from_dict(tree)

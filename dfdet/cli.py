@@ -1,0 +1,98 @@
+"""The command line of training: a recipe or a saved config, and any field as a flag.
+
+``RECIPE --optim.lr 3e-4`` or ``--config run/config.json --optim.lr 3e-4``. Flags and help are made
+from the config tree by tyro; a mistake is one clear line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tyro
+from pydantic import ValidationError
+
+from dfdet.config import Config, explain, from_json
+from dfdet.errors import ConfigError
+from dfdet.recipes import RECIPES
+
+DEFAULT_RECIPE = "demo"
+
+
+def parse(argv: Sequence[str], prog: str) -> Config:
+    """The config that a command line asks for.
+
+    Raises:
+        ConfigError: An unknown recipe or field, a bad value, an impossible combination.
+        SystemExit: Help was asked for and printed (code 0).
+    """
+    args = list(argv)
+    if args and (args[0] == "--config" or args[0].startswith("--config=")):
+        return _parse_saved(args, prog)
+    if not args or (args[0].startswith("-") and args[0] not in {"-h", "--help"}):
+        args = [DEFAULT_RECIPE, *args]
+    if not args[0].startswith("-") and args[0] not in RECIPES:
+        raise ConfigError(_unknown_recipe(args[0]))
+    configs = {name: (_summary(recipe), recipe()) for name, recipe in RECIPES.items()}
+    return _quietly(
+        lambda: tyro.extras.overridable_config_cli(configs, prog=prog, args=args, use_underscores=True)
+    )
+
+
+def _parse_saved(args: list[str], prog: str) -> Config:
+    head, _, inline = args[0].partition("=")
+    path, rest = (inline, args[1:]) if inline else ("".join(args[1:2]), args[2:])
+    if not path or path.startswith("-"):
+        raise ConfigError(f"{head}: give the path of a run's config.json")
+    saved = from_json(Path(path))
+    return _quietly(lambda: tyro.cli(Config, prog=prog, args=rest, default=saved, use_underscores=True))
+
+
+def _unknown_recipe(name: str) -> str:
+    near = difflib.get_close_matches(name, RECIPES, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"recipe {name!r}: unknown; {hint}there are {', '.join(RECIPES)}"
+
+
+def _summary(recipe: Callable[[], Config]) -> str:
+    return (recipe.__doc__ or "").strip().replace("\n    ", "\n")
+
+
+def _quietly(parse: Callable[[], Config]) -> Config:
+    """Turns tyro's boxes into one line: it prints them itself and exits."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return parse()
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ConfigError(_one_line(stop, printed.getvalue())) from stop
+
+
+def _one_line(stop: BaseException, box: str) -> str:
+    cause: BaseException | None = stop
+    while cause is not None:
+        if isinstance(cause, ValidationError):
+            prefix = re.search(r"Error parsing (?:__tyro_dummy_inner__\.)?([a-z_.]+):", box)
+            return explain(cause, prefix[1] if prefix else "")
+        cause = cause.__cause__ or cause.__context__
+    lines = [re.sub(r"[─╭╮╰╯│]", "", line).strip() for line in box.splitlines()]
+    kept = [line for line in lines[1:] if line]
+    if any(line.startswith("Perhaps you meant") for line in kept):
+        return f"{kept[0]}; did you mean {_first_flag(kept[1:])}?"
+    return f"{' '.join(_until_help(kept))}; see --help"
+
+
+def _until_help(lines: list[str]) -> list[str]:
+    marks = ("Argument helptext", "For full helptext")
+    end = next((i for i, line in enumerate(lines) if line.startswith(marks)), len(lines))
+    return lines[:end]
+
+
+def _first_flag(lines: list[str]) -> str:
+    return next((line.split()[0] for line in lines if line.startswith("--")), "--help")

@@ -1,0 +1,304 @@
+"""Opens shard sets: manifests checked, indexes joined into plain columns, nothing decoded.
+
+Everything that can be wrong with a set short of its image bytes is said here, before a run starts.
+Image bytes are checked on each read (:mod:`dfdet.data.reader`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from dfdet.errors import ShardSetError
+from dfdet.schema import CropRecipe, Failure, Manifest, index_schema
+
+_BUILD = "build it with ray_jobs/shard.py or python -m shards"
+_NULLABLE = {"group", "identity"}
+_KEY = r"^[A-Za-z0-9_+%-]+(/[A-Za-z0-9_+%-]+){2}/[0-9]+$"
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """One or several shard sets as columns; a row is a sample and its number the sample id."""
+
+    shards: tuple[Path, ...]
+    """Tars; ``shard`` points into this."""
+    shard: NDArray[np.int32]
+    """Number of the tar, [n]."""
+    offset: NDArray[np.int64]
+    """First byte of the image in its tar (bytes), [n]."""
+    size: NDArray[np.int32]
+    """Length of the image (bytes), [n]."""
+    crc32: NDArray[np.uint32]
+    """zlib.crc32 of the image, [n]."""
+    label: NDArray[np.int8]
+    """0 real, 1 fake, [n]."""
+    method: NDArray[np.int16]
+    """Index into ``methods``, [n]."""
+    group: NDArray[np.int32]
+    """Code of the real video behind the sample, shared over the sets; -1 unknown, [n]."""
+    group_exact: NDArray[np.bool_]
+    """Whether the group is known exactly: only then are pairs formed, [n]."""
+    cluster: NDArray[np.int64]
+    """Bootstrap cluster: identity, else group, else video, as codes that do not meet, [n]."""
+    video: NDArray[np.int32]
+    """Index into ``videos``, [n]."""
+    frame: NDArray[np.int32]
+    """Frame in the video, [n]."""
+    width: NDArray[np.int32]
+    """Width of the stored image (pixels), [n]."""
+    height: NDArray[np.int32]
+    """Height of the stored image (pixels), [n]."""
+    shard_scale: NDArray[np.float64]
+    """Stored crop scale of each tar's set, NaN where unknown, [shards]."""
+    methods: tuple[str, ...]
+    """Names of the methods, ``real`` among them."""
+    videos: tuple[str, ...]
+    """``<dataset>/<source>/<video>``: keys without their frame."""
+    exts: tuple[str, ...]
+    """Image extensions that occur."""
+    crop: CropRecipe
+    """Recipe of all sets; the unknown recipe where sets were mixed."""
+    digest: str
+    """SHA-256 over the checksums of the sets' indexes, in order (hex)."""
+    failures: tuple[Failure, ...]
+    """Videos without usable faces."""
+    key_column: pa.ChunkedArray
+    """Sample keys."""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def keys(self, ids: NDArray[Any] | Sequence[int]) -> list[str]:
+        """Sample keys of sample ids."""
+        return self.key_column.take(pa.array(np.asarray(ids, np.int64))).to_pylist()
+
+
+def open_sets(manifests: Sequence[str | Path], *, mix_crops: bool = False) -> Index:
+    """Opens shard sets and joins them in the given order.
+
+    Args:
+        manifests: Paths of the sets' ``<name>.json``.
+        mix_crops: Allow sets of different crop recipes.
+
+    Raises:
+        ShardSetError: A set is missing, unfinished, damaged, of another index, of another crop
+            recipe, or holds a key that an earlier one holds.
+    """
+    if not manifests:
+        raise ShardSetError("no shard set given; name manifests, as --data.train SET.json")
+    paths = [_local(path) for path in manifests]
+    loaded = [read_manifest(path) for path in paths]
+    crop = _common_crop(paths, loaded, mix_crops)
+    tables, first = [], 0
+    for path, manifest in zip(paths, loaded, strict=True):
+        tables.append(_checked_table(path, manifest, first))
+        first += len(manifest.shards)
+    table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    _refuse_repeats(table["key"], paths)
+    return _join(table, paths, loaded, crop)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads a manifest.
+
+    Raises:
+        ShardSetError: It is missing (the set is unfinished, or the path wrong) or not valid.
+    """
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ShardSetError(
+            f"{path}: no valid manifest ({where + ': ' if where else ''}{problem['msg']}); {_BUILD} again"
+        ) from error
+    except FileNotFoundError as error:
+        raise ShardSetError(
+            f"{path}: no such manifest: the set is unfinished or the path wrong; {_BUILD}"
+        ) from error
+    except OSError as error:
+        raise ShardSetError(f"{path}: cannot be read ({error.strerror}); give the path of a .json") from error
+
+
+def _local(path: str | Path) -> Path:
+    if "://" in str(path):
+        raise ShardSetError(f"{path}: only local paths can be opened so far; copy the set to a local folder")
+    return Path(path).absolute()
+
+
+def _common_crop(paths: Sequence[Path], manifests: Sequence[Manifest], mix_crops: bool) -> CropRecipe:
+    first = manifests[0].crop
+    for path, manifest in zip(paths, manifests, strict=True):
+        if manifest.crop == first:
+            continue
+        if mix_crops:
+            return CropRecipe()
+        fields = [
+            f"{name} {theirs!r} against {ours!r}"
+            for name, theirs in manifest.crop.model_dump().items()
+            if theirs != (ours := getattr(first, name))
+        ]
+        raise ShardSetError(
+            f"{path}: cropped otherwise than {paths[0]} ({', '.join(fields)}); crop both alike,"
+            " or allow it with --data.mix_crops True"
+        )
+    return first
+
+
+def _checked_table(path: Path, manifest: Manifest, first_shard: int) -> pa.Table:
+    """The set's index, checked against its manifest and tars; shard numbers start at ``first_shard``."""
+    for entry in manifest.shards:
+        _check_size(path, entry.file, entry.bytes)
+    table = _read_table(path, manifest)
+    _check_rows(path, manifest, table)
+    shard = pc.add(table["shard"], pa.scalar(first_shard, pa.int32()))
+    return table.set_column(table.schema.get_field_index("shard"), "shard", shard)
+
+
+def _check_size(path: Path, file: str, expected: int) -> None:
+    tar = path.parent / file
+    try:
+        size = tar.stat().st_size
+    except OSError as error:
+        raise ShardSetError(
+            f"{tar}: missing ({error.strerror}), but listed in {path.name}; copy the whole set,"
+            f" or {_BUILD} again"
+        ) from error
+    if size != expected:
+        raise ShardSetError(
+            f"{tar}: {size} bytes, but {path.name} says {expected}: truncated or of another set;"
+            f" copy the set again, or {_BUILD} again"
+        )
+
+
+def _read_table(path: Path, manifest: Manifest) -> pa.Table:
+    file = path.parent / manifest.index.file
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ShardSetError(
+            f"{file}: index cannot be read ({error.strerror}); copy the whole set, or {_BUILD} again"
+        ) from error
+    if hashlib.sha256(data).hexdigest() != manifest.index.sha256:
+        raise ShardSetError(
+            f"{file}: index of other data: its SHA-256 is not the one in {path.name};"
+            f" copy index, tars and manifest of one set, or {_BUILD} again"
+        )
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        return table.select(index_schema().names).cast(index_schema())
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise ShardSetError(
+            f"{file}: not an index of format {manifest.format_version} ({error}); {_BUILD} again"
+        ) from error
+
+
+def _check_rows(path: Path, manifest: Manifest, table: pa.Table) -> None:
+    """Rows must fit the manifest: a wrong one would read other bytes or train on a wrong label."""
+    columns = {name: table[name].to_numpy() for name in ("shard", "offset", "size", "label", "frame")}
+    shard, end = columns["shard"], columns["offset"] + columns["size"].astype(np.int64)
+    bounds = np.array([entry.bytes for entry in manifest.shards])
+    counts = np.array([entry.samples for entry in manifest.shards])
+    nulls = [name for name in table.column_names if name not in _NULLABLE and table[name].null_count]
+    if nulls:
+        problem = f"column {nulls[0]} has empty values"
+    elif len(shard) != manifest.samples:
+        problem = f"{len(shard)} rows, but the manifest says {manifest.samples} samples"
+    elif shard.min() < 0 or shard.max() >= len(bounds):
+        problem = f"shard numbers {shard.min()} to {shard.max()}, but {len(bounds)} tars"
+    elif (np.bincount(shard, minlength=len(counts)) != counts).any():
+        problem = "samples by tar are not those of the manifest"
+    elif (columns["offset"] < 0).any() or (columns["size"] <= 0).any() or (end > bounds[shard]).any():
+        problem = "an image lies outside its tar"
+    elif not np.isin(columns["label"], (0, 1)).all():
+        problem = "labels other than 0 and 1"
+    elif (columns["frame"] < 0).any() or not pc.all(pc.match_substring_regex(table["key"], _KEY)).as_py():
+        problem = "keys that are not <dataset>/<source>/<video>/<frame>"
+    else:
+        return
+    raise ShardSetError(f"{path.parent / manifest.index.file}: {problem}; {_BUILD} again")
+
+
+def _refuse_repeats(keys: pa.ChunkedArray, paths: Sequence[Path]) -> None:
+    if pc.count_distinct(keys).as_py() == len(keys):
+        return
+    counts = pc.value_counts(keys)
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    raise ShardSetError(
+        f"{', '.join(map(str, paths))}: {len(repeated)} sample keys occur twice, as {repeated[0].as_py()!r};"
+        " name each set once, and sets that do not overlap"
+    )
+
+
+def _join(table: pa.Table, paths: Sequence[Path], manifests: Sequence[Manifest], crop: CropRecipe) -> Index:
+    pairs = list(zip(paths, manifests, strict=True))
+    stored = [m.crop.scale if m.crop.scale is not None else np.nan for m in manifests for _ in m.shards]
+    video, videos = _codes(pc.replace_substring_regex(table["key"], "/[0-9]+$", ""))
+    method, methods = _codes(table["method"])
+    group, groups = _codes(table["group"])
+    digest = hashlib.sha256("\n".join(m.index.sha256 for m in manifests).encode()).hexdigest()
+    plain = ("shard", "offset", "size", "crc32", "label", "frame", "width", "height")
+    return Index(
+        **{name: table[name].to_numpy() for name in plain},
+        shards=tuple(path.parent / entry.file for path, m in pairs for entry in m.shards),
+        method=method.astype(np.int16),
+        group=group,
+        group_exact=_is_exact(table),
+        cluster=_clusters(table, group, len(groups), video, videos),
+        video=video,
+        shard_scale=np.array(stored, np.float64),
+        methods=methods,
+        videos=videos,
+        exts=tuple(sorted(set(_codes(table["ext"])[1]))),
+        crop=crop,
+        digest=digest,
+        failures=tuple(failure for m in manifests for failure in m.failures),
+        key_column=table["key"],
+    )
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Integer codes in the sorted order of the values (-1 for null) and the values."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(pa.string())
+    values = pc.unique(column.drop_null()).sort()
+    codes = pc.fill_null(pc.index_in(column, value_set=values), -1)
+    return codes.to_numpy().astype(np.int32), tuple(values.to_pylist())
+
+
+def _is_exact(table: pa.Table) -> NDArray[np.bool_]:
+    exact = pc.equal(table["group_level"].cast(pa.string()), "exact")
+    return pc.and_(exact, pc.is_valid(table["group"])).to_numpy()
+
+
+def _clusters(
+    table: pa.Table,
+    group: NDArray[np.int32],
+    groups: int,
+    video: NDArray[np.int32],
+    videos: tuple[str, ...],
+) -> NDArray[np.int64]:
+    """Bootstrap clusters: identity, else group, else video, in disjoint ranges of codes.
+
+    An identity counts within its dataset family (the head of the group) or else its dataset, since
+    ``id0`` of two datasets is two persons.
+    """
+    identity, names = _codes(table["identity"])
+    dataset = pc.extract_regex(table["key"], "^(?P<head>[^/]+)/")
+    family = pc.extract_regex(table["group"].cast(pa.string()), "^(?P<head>[^/]+)/")
+    head = pc.coalesce(pc.struct_field(family, 0), pc.struct_field(dataset, 0))
+    scope = _codes(head)[0].astype(np.int64)
+    person = len(videos) + groups + scope * max(1, len(names)) + identity
+    return np.where(identity >= 0, person, np.where(group >= 0, len(videos) + group, video.astype(np.int64)))

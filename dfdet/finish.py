@@ -1,0 +1,56 @@
+"""The end of a run: the best checkpoint on validation and test sets, its threshold, and the result."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from dfdet import checkpoint, plots, threshold
+from dfdet.config import Config
+from dfdet.context import Context, from_first
+from dfdet.data.sets import RunData
+from dfdet.detector import build_detector
+from dfdet.evaluate import Scores, score_index
+from dfdet.resume import restore
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_best(config: Config, context: Context, data: RunData) -> tuple[dict[str, Any], Path]:
+    """Metrics of the best checkpoint on all sets, and its path; a collective.
+
+    The threshold is fitted on the first validation set, kept beside the checkpoint, and carried to
+    the test sets.
+    """
+    folder = context.run.checkpoints
+    first = context.rank == 0
+    step = from_first(checkpoint.load_state(checkpoint.resolve(folder)).step if first else 0, context)
+    best = folder / checkpoint.step_name(step)
+    detector = build_detector(config, device=context.device)
+    restore(detector, best)
+
+    found: dict[str, Any] = {}
+    fitted: threshold.Threshold | None = None
+    for number, (name, index) in enumerate(data.val.items()):
+        scores = score_index(detector, detector, index, config, context)
+        if number == 0:
+            fitted = _fit(scores, name)
+        found |= scores.metrics("val", name, fitted.threshold if fitted else None)
+    for name, index in data.test.items():
+        scores = score_index(detector, detector, index, config, context)
+        found |= scores.metrics("test", name, fitted.threshold if fitted else None)
+        if first:
+            _histogram(scores, context.run.plots / f"scores-{name}.png")
+    if first and fitted is not None:
+        checkpoint.add_json(best, "threshold.json", fitted.model_dump())
+    return found, best
+
+
+def _fit(scores: Scores, name: str) -> threshold.Threshold | None:
+    return threshold.fit(scores.labels, scores.scores, scores.index.digest, name)
+
+
+def _histogram(scores: Scores, path: Path) -> None:
+    methods = [scores.index.methods[code] for code in scores.index.method[scores.ids]]
+    plots.score_histogram(scores.labels, scores.scores, methods, path)

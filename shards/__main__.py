@@ -1,0 +1,166 @@
+"""``python -m shards``: make and check shard sets on the command line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+from rich.table import Table
+
+from dfdet.errors import DfdetError
+from shards.images import ImageSets, MadeSet, Progress, make_sets
+from shards.verify import verify_set
+
+SHOWN_FAILURES = 5
+
+
+class _Command(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Verify(_Command):
+    """Check shard sets from end to end; exit code 1 if one is damaged."""
+
+    sets: tyro.conf.Positional[Annotated[tuple[Path, ...], Field(min_length=1)]]
+    """Manifests (NAME.json)."""
+
+
+class Demo(_Command):
+    """Make the demo sets: rendered talking heads, and fakes forged from them."""
+
+    out: Path
+    """Folder for the sets."""
+    seed: int = 0
+    """Seed of all that is rendered."""
+
+
+Command = (
+    Annotated[ImageSets, tyro.conf.subcommand("images")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Demo, tyro.conf.subcommand("demo")]
+)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 0 done, 1 failed or damaged, 2 bad input."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    command: Any = tyro.cli(Command, prog="python -m shards", args=arguments)  # type: ignore[call-overload]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Unfinished files are removed on the way out.
+    try:
+        if isinstance(command, ImageSets):
+            return _images(command, arguments)
+        return _verify(command) if isinstance(command, Verify) else _demo(command)
+    except DfdetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _images(config: ImageSets, arguments: Sequence[str]) -> int:
+    written_by = f"dfdet {_version()}: python -m shards {shlex.join(arguments)}"
+    with _progress() as progress:
+        made = make_sets(config, written_by=written_by, progress=progress)
+    _print_table(made)
+    failures = [failure for each in made for failure in each.manifest.failures]
+    if failures:
+        print(f"{len(failures)} images could not be used and are listed in the manifests:")
+        for failure in failures[:SHOWN_FAILURES]:
+            print(f"  {failure.video}: {failure.reason}")
+    for each in made:
+        print(each.path)
+    if any(each.manifest.split == "train" for each in made):
+        print(f"Train on them:\n  {_train_command(config.name, made)}")
+    return 0
+
+
+def _verify(config: Verify) -> int:
+    code = 0
+    for path in config.sets:
+        try:
+            problems = verify_set(path)
+        except DfdetError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = error.exit_code
+            continue
+        print(f"{path}: {f'{len(problems)} problems' if problems else 'sound'}")
+        for problem in problems:
+            print(f"  {problem}")
+        code = max(code, int(bool(problems)))
+    return code
+
+
+def _demo(config: Demo) -> int:
+    from shards.demo import build  # Rendering needs OpenCV, which the other commands do not.
+
+    for path in build(config.out, seed=config.seed).values():
+        print(path)
+    return 0
+
+
+def _print_table(made: Sequence[MadeSet]) -> None:
+    table = Table("set", "real", "fake", "failed", "shards", "MiB")
+    for each in made:
+        manifest = each.manifest
+        numbers = (manifest.by_label["real"], manifest.by_label["fake"], len(manifest.failures))
+        mebibytes = sum(entry.bytes for entry in manifest.shards) / 2**20
+        table.add_row(manifest.name, *map(str, numbers), str(len(manifest.shards)), f"{mebibytes:.1f}")
+    Console().print(table)
+
+
+def _train_command(name: str, made: Sequence[MadeSet]) -> str:
+    label = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    words = ["python", "ray_jobs/train.py", "gend"]
+    for each in made:
+        path = str(each.path)
+        words += [
+            f"--data.{each.manifest.split}",
+            path if each.manifest.split == "train" else f"{label}={path}",
+        ]
+    return shlex.join(words)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on a terminal, a line each tenth elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _print_tenths
+        return
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with ProgressBar(*columns, console=console) as bar:
+        task = bar.add_task("images", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_tenths(done: int, total: int) -> None:
+    if done == total or done * 10 // total > (done - 1) * 10 // total:
+        print(f"images: {done} of {total}", file=sys.stderr, flush=True)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("dfdet")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

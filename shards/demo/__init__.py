@@ -1,0 +1,1 @@
+"""Procedural talking heads and forgeries of them."""

@@ -1,0 +1,104 @@
+"""Files that survive crashes: synced writes and a locked folder for what is not finished."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import IO
+
+from dfdet.errors import ShardSetError
+from dfdet.schema import FileEntry
+
+_log = logging.getLogger(__name__)
+
+
+class TemporaryFolder:
+    """``.<name>.tmp`` in a folder, locked: one writer at a time; remains of a killed one are swept.
+
+    The lock is a file inside, since network file systems do not lock folders.
+
+    Raises:
+        ShardSetError: The folder cannot be written, or another process holds the lock.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / f".{name}.tmp"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = self._locked()
+            self._sweep()
+        except BlockingIOError as error:
+            raise ShardSetError(
+                f"shard set {name!r} in {folder} is being written by another process; wait for it, or stop it"
+            ) from error
+        except OSError as error:
+            raise ShardSetError(
+                f"folder {folder} cannot be written ({error.strerror}); give a folder that can"
+            ) from error
+
+    def remove(self) -> None:
+        """Removes the folder with all that is in it, and frees the lock."""
+        with contextlib.suppress(OSError):
+            self._sweep()
+            (self.path / "lock").unlink()  # Last, so that no file of a next owner is swept.
+            self.path.rmdir()
+        self._lock.close()
+
+    def _locked(self) -> IO[bytes]:
+        while True:
+            self.path.mkdir(exist_ok=True)
+            try:
+                lock = (self.path / "lock").open("wb")
+            except FileNotFoundError:
+                continue
+            try:
+                _flock(lock)
+                if (self.path / "lock").stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                    return lock
+            except FileNotFoundError:
+                pass  # The former owner removed the folder after we had opened its lock.
+            except OSError:
+                lock.close()
+                raise
+            lock.close()
+
+    def _sweep(self) -> None:
+        for remains in self.path.iterdir():
+            if remains.name != "lock":
+                remains.unlink()
+
+
+def _flock(lock: IO[bytes]) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:  # Some network file systems have no locks.
+        _log.warning("no lock on %s (%s): let only one process write the set", lock.name, error.strerror)
+
+
+def write_synced(path: Path, data: bytes) -> FileEntry:
+    """Writes a new file to disk; returns its name, size and checksum."""
+    with path.open("xb") as file:
+        file.write(data)
+        sync(file)
+    return FileEntry(file=path.name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def sync(file: IO[bytes]) -> None:
+    """Forces a file's bytes to disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Forces a folder's entries (new, renamed and removed files) to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,70 @@
+"""Reads manifests, and checks that sets of different splits share nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from dfdet.errors import ShardSetError
+from dfdet.schema import Manifest, Split
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads and checks the manifest of a finished set.
+
+    Raises:
+        ShardSetError: The file is missing, or is no manifest of this format.
+    """
+    try:
+        return Manifest.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        reason = f"is no manifest ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})"
+    raise ShardSetError(f"{path} {reason}; give the <name>.json of a finished shard set, or write it again")
+
+
+def check_no_leak(manifests: Iterable[Path]) -> None:
+    """Checks that no group, identity or video lies in sets of different splits.
+
+    Args:
+        manifests: Manifests of the sets; those of equal split may share groups.
+
+    Raises:
+        ShardSetError: Something is shared, with its name and the two sets.
+    """
+    owner: dict[tuple[str, str], tuple[Split, Path]] = {}
+    for path in manifests:
+        manifest = read_manifest(path)
+        for what in sorted(_traces(path, manifest)):
+            split, other = owner.setdefault(what, (manifest.split, path))
+            if split != manifest.split:
+                raise ShardSetError(
+                    f"{what[0]} {what[1]!r} is in {other} ({split}) and in {path} ({manifest.split}): scores "
+                    "would be too good; write the sets again with each group in one split"
+                )
+
+
+def _traces(path: Path, manifest: Manifest) -> set[tuple[str, str]]:
+    """Kind and name of all that must not cross splits."""
+    columns = ["group", "identity", "method", "video"]
+    try:
+        table = pq.read_table(Path(path).parent / manifest.index.file, columns=columns)
+        table = table.cast(pa.schema([(name, pa.string()) for name in columns]))
+    except (OSError, ValueError) as error:  # Arrow's errors are among these.
+        raise ShardSetError(f"{path}: the set's index cannot be read ({error}); write it again") from error
+    traces: set[tuple[str, str]] = set()
+    for row in table.group_by(columns).aggregate([]).to_pylist():
+        traces.add(("video", f"{manifest.dataset}/{row['method']}/{row['video']}"))
+        family = manifest.dataset
+        if row["group"] is not None:
+            traces.add(("group", row["group"]))
+            family = row["group"].partition("/")[0]
+        if row["identity"] is not None:  # Persons are numbered anew in each dataset.
+            traces.add(("identity", f"{family}/{row['identity']}"))
+    return traces
