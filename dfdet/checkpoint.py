@@ -217,11 +217,30 @@ def _recover(folder: Path) -> None:
         litter.unlink()
 
 
-def mark_best(folder: Path, checkpoint: Path, metric_name: str, value: float) -> None:
+def mark_best(folder: Path, checkpoint: Path, metric_name: str | None, value: float | None) -> None:
     """Names a checkpoint of the folder as the best, in ``best.json``."""
     step = int(checkpoint.name.removeprefix("step_"))
     record = {"checkpoint": checkpoint.name, "step": step, "metric": metric_name, "value": value}
     write_json_atomic(folder / "best.json", record)
+
+
+def _reconcile(folder: Path, state: CheckpointState) -> None:
+    """Lets best.json and last.json follow the state that a run goes on from.
+
+    A kill between the two writes, or a damaged newest checkpoint, leaves them naming another.
+    """
+    if named_checkpoint(folder, "last") != step_name(state.step):
+        write_json_atomic(folder / "last.json", {"checkpoint": step_name(state.step), "step": state.step})
+    named = named_checkpoint(folder, "best")
+    wanted = None if state.best_step is None else step_name(state.best_step)
+    if named == wanted:
+        return
+    logger.warning("%s: best.json names %s, the run's state %s", folder, named, wanted)
+    if wanted and (folder / wanted).is_dir():
+        recorded = read_json(folder / "best.json").get("metric") if named else None
+        mark_best(folder, folder / wanted, recorded, state.best_metric)
+    elif named:
+        (folder / "best.json").unlink()
 
 
 def prune(folder: Path, keep_last: int) -> None:
@@ -252,6 +271,8 @@ def add_json(checkpoint: Path, name: str, obj: Any) -> None:
 def latest_valid(folder: Path) -> Path | None:
     """The newest checkpoint whose files are whole, for the process that resumes; None where there is none.
 
+    ``best.json`` and ``last.json`` follow it.
+
     Newer ones that are damaged are passed over with a warning. A checkpoint that is newer than
     ``last.json`` counts: the kill came between the two.
 
@@ -265,6 +286,7 @@ def latest_valid(folder: Path) -> Path | None:
     for checkpoint in step_folders(folder):
         cause = problem(checkpoint)
         if cause is None:
+            _reconcile(folder, load_state(checkpoint))
             return checkpoint
         logger.warning("checkpoint %s: %s; trying the one before", checkpoint, cause)
         problems.append(f"{checkpoint.name}: {cause}")

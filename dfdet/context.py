@@ -50,7 +50,7 @@ class LocalContext:
     def __post_init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed asks for it
         cuda = self.device_name == "cuda"
         self.device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
         if not dist.is_initialized():

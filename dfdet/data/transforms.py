@@ -74,7 +74,7 @@ class ToInput(nn.Module):
         """[b, 3, H, H] with values 0 to 255 as normalised float32, in channels-last memory."""
         rows = planes.permute(0, 2, 3, 1).flatten(2)
         scale, shift = (channel.repeat(planes.shape[-1]) for channel in (self.scale, self.shift))
-        out = torch.empty(rows.shape, device=rows.device)
+        out = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
         step = CPU_CHUNK if rows.device.type == "cpu" else max(1, len(rows))
         for part, source in zip(out.split(step), rows.split(step), strict=True):
             torch.addcmul(shift, source.float(), scale, out=part)

@@ -65,14 +65,16 @@ class Forgery:
     feather: float
     """Blur of the mask (pixels)."""
     ratio: float
+    region: int
+    """Which region a self-blend takes."""
 
 
 def draw_camera(rng: np.random.Generator) -> Camera:
     """A random camera."""
     return Camera(
         defocus=rng.uniform(0.3, 0.9),
-        read_noise=float(np.exp(rng.uniform(np.log(0.010), np.log(0.030)))),
-        shot_noise=float(np.exp(rng.uniform(np.log(0.010), np.log(0.030)))),
+        read_noise=float(np.exp(rng.uniform(np.log(0.006), np.log(0.035)))),
+        shot_noise=float(np.exp(rng.uniform(np.log(0.006), np.log(0.035)))),
         quality=int(rng.integers(92, 99)),
     )
 
@@ -118,10 +120,10 @@ def _elastic(rng: np.random.Generator, amplitude: float, sigma: float) -> Array:
 
 def draw_forgery(rng: np.random.Generator) -> Forgery:
     """A random forger."""
-    kind = rng.integers(3)
+    kind = rng.integers(4)
     return Forgery(
-        grain=rng.uniform(0.0, 0.012) if kind == 2 else 0.0,
-        blur=rng.uniform(0.5, 1.1) if kind == 0 else 0.0,
+        grain=rng.uniform(0.005, 0.03) if kind == 2 else 0.0,
+        blur=rng.uniform(0.5, 1.1) if kind in (0, 3) else 0.0,
         sharpen=rng.uniform(0.4, 1.2) if kind == 1 else 0.0,
         shrink=rng.uniform(0.4, 0.65),
         gain=rng.normal(1, 0.05, 3).astype(np.float32),
@@ -132,6 +134,7 @@ def draw_forgery(rng: np.random.Generator) -> Forgery:
         mask_wobble=_elastic(rng, 3.0, 18.0),
         feather=rng.uniform(1.5, 5.0),
         ratio=float(rng.choice(BLENDING_RATIOS)),
+        region=int(rng.integers(3)),
     )
 
 
@@ -183,6 +186,12 @@ def lower_face(frame: Frame) -> Array:
     """Eyes to chin, narrowing like a mask over nose and mouth."""
     width = 0.66 - 0.30 * np.clip(frame.v - 0.2, 0, 1)
     return soft(np.abs(frame.u) - width, 0.05) * soft(np.abs(frame.v - 0.38) - 0.5, 0.05)
+
+
+def upper_face(frame: Frame) -> Array:
+    """Forehead to nose."""
+    radius = (frame.u / 0.64) ** 2 + ((frame.v + 0.08) / 0.42) ** 2
+    return soft(np.sqrt(radius) - 1, 0.04)
 
 
 def match_colour(source: Array, target: Array, mask: Array) -> Array:

@@ -16,6 +16,7 @@ from shards.demo.forge import (
     lower_face,
     match_colour,
     process,
+    upper_face,
     whole_face,
 )
 from shards.demo.render import Array, Frame, Person, Pose, Scene, render
@@ -36,13 +37,15 @@ class Shot:
     """What the camera recorded [H, W, 3]."""
 
 
+REGIONS = (whole_face, inner_face, upper_face)
+
 Method = Callable[[Shot, Forgery, np.random.Generator], Array]
 
 
 def self_blend(shot: Shot, forgery: Forgery, rng: np.random.Generator) -> Array:
     """The recorded face itself, warped, recoloured and resampled (SBI, arXiv 2204.08376)."""
     source = process(shot.recorded, forgery, rng)
-    return blend(shot.recorded, source, whole_face(shot.frame), forgery)
+    return blend(shot.recorded, source, REGIONS[forgery.region](shot.frame), forgery)
 
 
 def swap(shot: Shot, forgery: Forgery, rng: np.random.Generator) -> Array:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pictures import encode, picture
 
 from dfdet.schema import CropRecipe, Sample
 from shards.write import ShardWriter
+from tests.dfdet.data.pictures import encode, picture
 
 WIDE = CropRecipe(template="demo", scale=1.6, size_px=64, detector="none 0", selection="largest")
 MakeSet = Callable[..., Path]

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pictures import picture
 from PIL import Image
 from torchvision.transforms import v2
 
 from dfdet.config import Augment
 from dfdet.data.augment import Parameters, apply, draw_parameters
+from tests.dfdet.data.pictures import picture
 
 NOTHING = Parameters(
     flip=False,

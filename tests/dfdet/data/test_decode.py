@@ -5,11 +5,11 @@ import io
 import cv2
 import numpy as np
 import pytest
-from pictures import encode, picture
 from PIL import Image, ImageOps
 
 from dfdet.data.decode import crop_side, cut_middle, decode
 from dfdet.data.reader import DamageError
+from tests.dfdet.data.pictures import encode, picture
 
 RGB = picture(1, 60, 44)
 ALPHA = picture(2, 60, 44)[..., 0]

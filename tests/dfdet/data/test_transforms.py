@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pictures import picture
 from PIL import Image
 from torchvision import transforms as tv
 
 from dfdet.data.transforms import ToInput
+from tests.dfdet.data.pictures import picture
 
 MEAN, STD = (0.4814, 0.4578, 0.4082), (0.2686, 0.2613, 0.2757)
 LEVEL = 1 / 255 / min(STD)

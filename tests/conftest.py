@@ -1,0 +1,57 @@
+"""Shard sets with a plain signal, for tests of the whole chain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dfdet.schema import CropRecipe, Sample
+from shards.write import ShardWriter
+
+CROP = CropRecipe(template="demo", scale=1.6, size_px=48)
+
+
+@pytest.fixture(scope="session")
+def signal_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Manifests of ``train``, ``val`` and ``test``: reals are noise, fakes the same with a dimmed middle."""
+    folder = tmp_path_factory.mktemp("signal")
+    groups = {"train": range(12), "val": range(12, 18), "test": range(18, 24)}
+    return {split: write_signal_set(folder, split, numbers) for split, numbers in groups.items()}
+
+
+def write_signal_set(folder: Path, split: str, numbers: range, frames: int = 4) -> Path:
+    """A set with a real video and two fakes of it in each group."""
+    writer = ShardWriter(folder, split, dataset="signal", split=split, crop=CROP)  # type: ignore[arg-type]
+    with writer:
+        for number in numbers:
+            writer.add_group(_group(number, split, frames))
+    return folder / f"{split}.json"
+
+
+def _group(number: int, split: str, frames: int) -> list[tuple[Sample, str, bytes, int, int]]:
+    rng = np.random.default_rng(number)
+    samples = []
+    for frame in range(frames):
+        noise = cv2.GaussianBlur(rng.integers(0, 256, (48, 48, 3), np.uint8), (0, 0), 1.5).astype(np.float32)
+        real = (noise - 128) * 3 + 128
+        for method, strength in (("real", 0.0), ("dim", 0.35), ("tint", 0.25)):
+            image = real.copy()
+            image[14:34, 14:34] *= 1 - strength if method != "tint" else np.array([1.0, 1 - strength, 1.0])
+            sample = Sample(
+                dataset="signal",
+                source=method,
+                label=int(method != "real"),
+                video=f"v{number}",
+                frame=frame,
+                group=f"signal/v{number}",
+                group_level="exact",
+                identity=f"p{number}",
+                crop=CROP,
+                split=split,  # type: ignore[arg-type]
+            )
+            data = cv2.imencode(".png", image.clip(0, 255).astype(np.uint8))[1].tobytes()
+            samples.append((sample, "png", data, 48, 48))
+    return samples
