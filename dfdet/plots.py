@@ -7,6 +7,7 @@ apart by colour-blind readers too; lines differ in dash as well.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,9 @@ def score_histogram(labels: ArrayLike, scores: ArrayLike, methods: Sequence[str]
     kinds = sorted(set(names[fake].tolist())) or [""]
     figure = Figure(figsize=(7, 1.2 + 1.25 * len(kinds)), layout="constrained")
     rows: NDArray[Any] = figure.subplots(len(kinds), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    for number, (axes, kind) in enumerate(zip(rows, kinds, strict=True)):
+    for axes, kind, colour in zip(rows, kinds, cycle(COLOURS), strict=False):
         _histogram(axes, values[~fake], "real", GREY, filled=True)
-        _histogram(axes, values[fake & (names == kind)], kind, COLOURS[number % len(COLOURS)])
+        _histogram(axes, values[fake & (names == kind)], kind, colour)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="upper center", ncols=2, fontsize=8, frameon=False)
         _tidy(axes)
@@ -91,69 +92,69 @@ def _loss_figure(records: list[dict[str, Any]]) -> Figure | None:
     if not terms:
         return None
     panels = terms + [key for key in ("optim/lr",) if key in _keys(records, key)]
-    figure = Figure(figsize=(7, 0.8 + 1.9 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(7, 0.8 + 1.6 * len(panels)), layout="constrained")
     rows: NDArray[Any] = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for number, (axes, key) in enumerate(zip(rows, panels, strict=True)):
+    for axes, key, colour in zip(rows, panels, cycle(COLOURS), strict=False):
         steps, values = _points(records, key, "step")
-        _trend(axes, steps, values, COLOURS[number % len(COLOURS)])
-        title = key.rpartition("/")[2]
-        axes.set_ylabel("learning rate" if key == "optim/lr" else f"{title} loss")
+        if key == "optim/lr":
+            axes.plot(steps, values, color=GREY, linewidth=1.8)
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+            axes.set_ylabel("learning rate\n(per step)")
+        else:
+            _trend(axes, steps, values, colour)
+            axes.set_ylabel(f"{key.rpartition('/')[2]} loss")
         _tidy(axes)
-    rows[0].set_title("Training loss by term", loc="left")
+    rows[0].set_title("Training loss by term (thin: logged, thick: running mean)", loc="left", fontsize=11)
     rows[-1].set_xlabel("optimizer steps")
     rows[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
 def _trend(axes: Axes, steps: list[float], values: list[float], colour: str) -> None:
-    """The values, and where there are many, their running mean on top."""
-    window = len(values) // 30
-    if window < 2:
+    """The values, and where there are many, their running mean over a thirtieth of them on top."""
+    half = len(values) // 60
+    if half < 1:
         axes.plot(steps, values, color=colour, linewidth=1.6, marker="." if len(values) < 30 else None)
         return
-    sums = np.cumsum(np.insert(values, 0, 0.0))
-    axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
-    axes.plot(steps[window - 1 :], (sums[window:] - sums[:-window]) / window, color=colour, linewidth=1.8)
+    means = np.convolve(values, np.full(2 * half + 1, 1 / (2 * half + 1)), mode="valid")
+    axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.4)
+    axes.plot(steps[half:-half], means, color=colour, linewidth=1.8)
 
 
 def _metrics_figure(records: list[dict[str, Any]]) -> Figure | None:
     """AUROC and AP of videos: validation by epoch, the best checkpoint's test values as dashed lines."""
-    names = {"auroc": "video AUROC", "ap": "video AP (fake class)"}
-    if not any(_set_keys(records, split, metric) for split in ("val", "test") for metric in names):
+    titles = {"auroc": "AUROC", "ap": "AP of the fake class"}
+    sets = {
+        f"{split}/{name}": None
+        for split in ("val", "test")
+        for metric in titles
+        for name in _set_keys(records, split, metric)
+    }
+    if not sets:
         return None
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    colours = dict(zip(sets, cycle(COLOURS), strict=False))
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
     panels = figure.subplots(1, 2, squeeze=False)[0]
-    for axes, (metric, title) in zip(panels, names.items(), strict=True):
-        _draw_metric(axes, records, metric)
+    for axes, (metric, title) in zip(panels, titles.items(), strict=True):
+        _draw_metric(axes, records, metric, colours)
         axes.set(xlabel="epochs", ylabel=f"{title} (0 to 1)")
-        axes.set_title(title, loc="left")
+        axes.set_title(f"{title}, video level", loc="left", fontsize=11)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axes.get_legend_handles_labels()[0]:
-            figure_legend = axes.legend(
-                loc="upper left", bbox_to_anchor=(0, -0.16), fontsize=8, frameon=False
-            )
-            figure_legend.set_in_layout(True)
+            axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), fontsize=8, frameon=False)
         _tidy(axes)
     return figure
 
 
-def _draw_metric(axes: Axes, records: list[dict[str, Any]], metric: str) -> None:
-    validation = _set_keys(records, "val", metric)
-    for number, (name, key) in enumerate(validation.items()):
+def _draw_metric(axes: Axes, records: list[dict[str, Any]], metric: str, colours: dict[str, str]) -> None:
+    for name, key in _set_keys(records, "val", metric).items():
         epochs, values = _first_by_position(*_points(records, key, "epoch"))
-        label = f"validation {name} (best {max(values):.4f})"
-        axes.plot(
-            epochs, values, color=COLOURS[number % len(COLOURS)], linewidth=1.8, marker="o", label=label
-        )
-    for number, (name, key) in enumerate(_set_keys(records, "test", metric).items()):
+        label = f"validation {name} (highest {max(values):.4f})"
+        axes.plot(epochs, values, color=colours[f"val/{name}"], linewidth=1.8, marker="o", label=label)
+    for (name, key), dash in zip(_set_keys(records, "test", metric).items(), cycle(DASHES), strict=False):
         value = _points(records, key, "epoch")[1][-1]
-        axes.axhline(
-            value,
-            color=COLOURS[(len(validation) + number) % len(COLOURS)],
-            linestyle=DASHES[number % len(DASHES)],
-            linewidth=1.6,
-            label=f"test {name}, best checkpoint ({value:.4f})",
-        )
+        label = f"test {name}, best checkpoint ({value:.4f})"
+        axes.axhline(value, color=colours[f"test/{name}"], linestyle=dash, linewidth=1.6, label=label)
 
 
 def _set_keys(records: list[dict[str, Any]], split: str, metric: str) -> dict[str, str]:
@@ -163,13 +164,13 @@ def _set_keys(records: list[dict[str, Any]], split: str, metric: str) -> dict[st
 
 
 def _keys(records: Iterable[dict[str, Any]], prefix: str) -> list[str]:
-    """Keys that have a value somewhere, in the order of their first record."""
-    found = {key: None for record in records for key, value in record.items() if value is not None}
+    """Keys that have a number somewhere, in the order of their first record."""
+    found = {key: None for record in records for key, value in record.items() if _is_number(value)}
     return [key for key in found if key.startswith(prefix)]
 
 
 def _points(records: list[dict[str, Any]], key: str, position: str) -> Points:
-    pairs = [(r[position], r[key]) for r in records if _is_number(r.get(position)) and _is_number(r.get(key))]
+    pairs = [(r.get(position, 0), r[key]) for r in records if _is_number(r.get(key))]
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 

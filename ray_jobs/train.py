@@ -106,28 +106,39 @@ def run(config: Config) -> int:
             return 0
         log_to(folder.log_txt)
         print(f"run folder: {folder.path}" + (" (resuming)" if status == "resume" else ""), flush=True)
-        with Follower(folder.log_txt, folder.metrics_jsonl), stop_on_signals(folder) as signals:
-            failure = fit(config, folder)
+        with Follower(folder.log_txt, folder.metrics_jsonl):
+            failure, signals = fit(config, folder)
         return conclude(folder, failure, signals)
     finally:
         folder.release()
 
 
-def fit(config: Config, folder: RunFolder) -> BaseException | None:
-    """One ``TorchTrainer`` run on the cluster; gives what it failed with."""
+def fit(config: Config, folder: RunFolder) -> tuple[BaseException | None, list[int]]:
+    """One ``TorchTrainer`` run on the cluster; gives what it failed with and the signals received."""
     (folder.path / FAILURE).unlink(missing_ok=True)
     import ray
 
     from ray_jobs.trainer import torch_trainer
 
     cuda = connect(config.run)
+    failures: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            torch_trainer(config, folder, cuda=cuda).fit()
+        except Exception as error:  # noqa: BLE001 - TrainingFailedError, ActorDiedError and what Ray adds
+            failures.append(error)
+
     try:
-        torch_trainer(config, folder, cuda=cuda).fit()
-    except Exception as error:  # noqa: BLE001 - TrainingFailedError, ActorDiedError and what Ray adds
-        return error
+        # Handlers come after Ray's own, and Ray Train installs one only if it is called in the main thread.
+        with stop_on_signals(folder) as signals:
+            thread = threading.Thread(target=call, name="ray-train")
+            thread.start()
+            while thread.is_alive():
+                thread.join(0.2)
     finally:
         ray.shutdown()
-    return None
+    return (failures[0] if failures else None), signals
 
 
 def conclude(folder: RunFolder, failure: BaseException | None, signals: list[int]) -> int:
@@ -170,9 +181,6 @@ def stop_on_signals(folder: RunFolder) -> Iterator[list[int]]:
         print("stopping at the next log step, with a checkpoint (again to stop at once)", flush=True)
         folder.request_stop(signal.Signals(number).name)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from dfdet.errors import DfdetError
+from dfdet.errors import DfdetError, InputError
 from shards.images import ImageSets, MadeSet, Progress, make_sets
 from shards.verify import verify_set
 
@@ -34,7 +34,7 @@ class _Command(BaseModel):
 class Verify(_Command):
     """Check shard sets from end to end; exit code 1 if one is damaged."""
 
-    sets: tyro.conf.Positional[Annotated[tuple[Path, ...], Field(min_length=1)]]
+    sets: tyro.conf.Positional[tuple[Path, ...]]
     """Manifests (NAME.json)."""
 
 
@@ -58,9 +58,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0 done, 1 failed or damaged, 2 bad input."""
     arguments = list(sys.argv[1:] if args is None else args)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    command: Any = tyro.cli(Command, prog="python -m shards", args=arguments)  # type: ignore[call-overload]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Unfinished files are removed on the way out.
+    # Unfinished files are removed on the way out.
+    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        command: Any = tyro.cli(Command, prog="python -m shards", args=arguments)  # type: ignore[call-overload]
         if isinstance(command, ImageSets):
             return _images(command, arguments)
         return _verify(command) if isinstance(command, Verify) else _demo(command)
@@ -72,6 +73,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _images(config: ImageSets, arguments: Sequence[str]) -> int:
@@ -92,6 +95,8 @@ def _images(config: ImageSets, arguments: Sequence[str]) -> int:
 
 
 def _verify(config: Verify) -> int:
+    if not config.sets:
+        raise InputError("no set to verify; give the manifests (NAME.json)")
     code = 0
     for path in config.sets:
         try:

@@ -16,7 +16,7 @@ MAX_PIXELS = 64_000_000
 """A face crop is far smaller; above it lie scans and decompression bombs."""
 MAX_FILE_BYTES = 256 << 20
 
-_READERS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_READERS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _ORIENTATION = 0x0112
 

@@ -66,13 +66,13 @@ class ImageSets(BaseModel):
     """Size of a tar (MiB)."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> ImageSets:
+    def _consistent(self) -> ImageSets:  # No ValueError: pydantic would wrap it in many lines.
         if min(self.split) < 0 or abs(sum(self.split) - 1) > 1e-6:
-            raise ValueError(f"split={self.split}: three shares from 0 that sum to 1, as .7 .15 .15")
+            raise InputError(f"--split {self.split}: give three shares from 0 that sum to 1, as .7 .15 .15")
         if (self.labels is None) != bool(self.real or self.fake):
-            raise ValueError("give either folders (--real and --fake) or a table (--labels)")
+            raise InputError("give either folders (--real and --fake) or a table (--labels)")
         if self.labels is not None and (self.methods or self.paired):
-            raise ValueError("--methods and --paired are for folders; a table has columns method and group")
+            raise InputError("--methods and --paired are for folders; a table has columns method and group")
         return self
 
 

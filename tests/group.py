@@ -24,7 +24,8 @@ def run_group(world: int, function: Callable[..., Any], *args: Any, timeout_s: f
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = [
-        context.Process(target=_member, args=(rank, world, port, queue, function, args)) for rank in range(world)
+        context.Process(target=_member, args=(rank, world, port, queue, function, args))
+        for rank in range(world)
     ]
     for process in processes:
         process.start()

@@ -36,6 +36,6 @@ class BufferPool:
         free = self._free[shape]
         base = free.pop() if free else np.empty(shape, np.uint8)
         # The tensor's storage holds `lent`, and nothing else does.
-        lent = base; lent = lent[:]; free.append(base)
+        lent = base[:]
         weakref.finalize(lent, free.append, base).atexit = False
         return torch.from_numpy(lent)

@@ -134,7 +134,7 @@ def draw_forgery(rng: np.random.Generator) -> Forgery:
         mask_wobble=_elastic(rng, 3.0, 18.0),
         feather=rng.uniform(1.5, 5.0),
         ratio=float(rng.choice(BLENDING_RATIOS)),
-        region=int(rng.integers(3)),
+        region=int(rng.integers(4)),
     )
 
 
@@ -183,9 +183,15 @@ def inner_face(frame: Frame) -> Array:
 
 
 def lower_face(frame: Frame) -> Array:
-    """Eyes to chin, narrowing like a mask over nose and mouth."""
-    width = 0.66 - 0.30 * np.clip(frame.v - 0.2, 0, 1)
-    return soft(np.abs(frame.u) - width, 0.05) * soft(np.abs(frame.v - 0.38) - 0.5, 0.05)
+    """Nose to chin."""
+    radius = np.sqrt((frame.u / 0.55) ** 2 + ((frame.v - 0.45) / 0.46) ** 2)
+    return soft(radius - 1, 0.04)
+
+
+def hull(frame: Frame) -> Array:
+    """From the brows to the chin, narrowing towards it like the hull of a face's landmarks."""
+    width = 0.68 - 0.34 * np.clip(frame.v, 0, 1)
+    return soft(np.abs(frame.u) - width, 0.05) * soft(np.abs(frame.v - 0.26) - 0.60, 0.05)
 
 
 def upper_face(frame: Frame) -> Array:

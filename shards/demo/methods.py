@@ -12,6 +12,7 @@ from shards.demo.forge import (
     Forgery,
     blend,
     capture,
+    hull,
     inner_face,
     lower_face,
     match_colour,
@@ -37,7 +38,7 @@ class Shot:
     """What the camera recorded [H, W, 3]."""
 
 
-REGIONS = (whole_face, inner_face, upper_face)
+REGIONS = (whole_face, inner_face, upper_face, lower_face)
 
 Method = Callable[[Shot, Forgery, np.random.Generator], Array]
 
@@ -57,11 +58,11 @@ def swap(shot: Shot, forgery: Forgery, rng: np.random.Generator) -> Array:
 
 
 def reenact(shot: Shot, forgery: Forgery, rng: np.random.Generator) -> Array:
-    """The same person with another expression, synthesised without a camera, from the eyes down."""
+    """The same person with another expression, synthesised without a camera, from brows to chin."""
     pose = shot.pose
     driven = replace(pose, mouth=(pose.mouth + 0.06) % 0.11, gaze=-pose.gaze, yaw=pose.yaw + 0.03)
     source = process(render(shot.person, shot.scene, driven).image, forgery, rng)
-    return blend(shot.recorded, source, lower_face(shot.frame), forgery)
+    return blend(shot.recorded, source, hull(shot.frame), forgery)
 
 
 TRAINING_METHODS: dict[str, Method] = {"sbi": self_blend, "swap": swap}

@@ -48,7 +48,11 @@ def run(config: Config) -> dict[str, Any]:
 
 def weights(storage: Path, step: int | None = None) -> dict[str, torch.Tensor]:
     folder = storage / "run" / "checkpoints"
-    name = checkpoint.step_name(step) if step is not None else json.loads((folder / "last.json").read_text())["checkpoint"]
+    name = (
+        checkpoint.step_name(step)
+        if step is not None
+        else json.loads((folder / "last.json").read_text())["checkpoint"]
+    )
     return checkpoint.load_tensors(folder / name).trained
 
 
