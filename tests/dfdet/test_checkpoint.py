@@ -396,7 +396,7 @@ def test_unsafe_names_in_best_json_are_refused(tmp_path, name):
 def test_damaged_tensors_are_not_loaded(tmp_path):
     path = _save(tmp_path, 1)
     _damage(path / checkpoint.OPTIMIZER)
-    with pytest.raises(WeightsError, match="optimizer.safetensors fails its checksum"):
+    with pytest.raises(WeightsError, match=r"optimizer\.safetensors fails its checksum"):
         checkpoint.load_tensors(path)
 
 
@@ -419,7 +419,7 @@ def test_resolve_takes_the_best_else_the_last(tmp_path):
 
 
 def test_resolve_of_nothing_is_one_clear_error(tmp_path):
-    with pytest.raises(WeightsError, match="--checkpoint .*neither"):
+    with pytest.raises(WeightsError, match=r"--checkpoint .*neither"):
         checkpoint.resolve(tmp_path)
 
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -61,10 +63,7 @@ def test_equal_error_rate_lies_on_scikit_learns_curve(case):
     labels, scores = case
     alarms, hits, _ = roc_curve(labels, scores, drop_intermediate=False)
     along = np.linspace(0, 1, 2001)  # both rates between neighbouring points
-    rates = [
-        np.concatenate([a + along * (b - a) for a, b in zip(x[:-1], x[1:], strict=True)])
-        for x in (alarms, 1 - hits)
-    ]
+    rates = [np.concatenate([a + along * (b - a) for a, b in pairwise(x)]) for x in (alarms, 1 - hits)]
     at = np.argmin(np.abs(rates[0] - rates[1]))
     eer, threshold = metrics.equal_error_rate(labels, scores)
     assert eer == pytest.approx((rates[0][at] + rates[1][at]) / 2, abs=1e-3)
@@ -162,9 +161,17 @@ def _set():
 
 def test_compute_names_every_metric_of_the_contract():
     found = metrics.compute("test", "cdf", *_set(), ["real", "DF", "F2F", "absent"], threshold=0.5)
-    names = (
-        "auroc ap ap_macro eer tpr_at_fpr_1e-3 tpr_at_fpr_1e-2 tpr_at_fpr_5e-2 balanced_accuracy f1".split()
-    )
+    names = [
+        "auroc",
+        "ap",
+        "ap_macro",
+        "eer",
+        "tpr_at_fpr_1e-3",
+        "tpr_at_fpr_1e-2",
+        "tpr_at_fpr_5e-2",
+        "balanced_accuracy",
+        "f1",
+    ]
     expected = {f"test/cdf/{level}/{name}" for level in ("frame", "video") for name in names}
     assert found.keys() == expected | {"test/cdf/video/auroc/DF", "test/cdf/video/auroc/F2F"}
     assert all(value is None or type(value) is float for value in found.values())
