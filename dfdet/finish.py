@@ -50,9 +50,7 @@ def evaluate_best(config: Config, context: Context, data: RunData) -> tuple[dict
 def _fit(scores: Scores, name: str) -> threshold.Threshold | None:
     index, ids = scores.index, scores.ids
     video = index.video[ids]
-    return threshold.fit(
-        scores.labels, scores.scores, index.digest, name, video=video, logits=scores.logits
-    )
+    return threshold.fit(scores.labels, scores.scores, index.digest, name, video=video, logits=scores.logits)
 
 
 def _histogram(scores: Scores, path: Path) -> None:

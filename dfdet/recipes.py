@@ -29,8 +29,8 @@ def demo() -> Config:
             global_batch=64,
             augment=Augment(strength=0.0),
         ),
-        model=Model(backbone="tiny", pretrained=None, image_size=64),
-        optim=Optim(lr=3e-3, min_lr=1e-5, epochs=8, warmup_epochs=0.5),
+        model=Model(backbone="tiny", pretrained=None, image_size=96),
+        optim=Optim(lr=2e-2, min_lr=1e-4, epochs=10, warmup_epochs=0.5),
         engine=Engine(precision="fp32"),
     )
 

@@ -87,7 +87,8 @@ def check_fits(run: Run, available: dict[str, float], kinds: tuple[str, ...]) ->
             else:
                 remedy += " or --run.device cpu"
             raise ConfigError(
-                f"run.workers={run.workers}: x {needs[kind]:g} {kind} = {asked:g}, but Ray has {have:g}; {remedy}"
+                f"run.workers={run.workers}: x {needs[kind]:g} {kind} = {asked:g}, but Ray has"
+                f" {have:g} {kind}; {remedy}"
             )
 
 

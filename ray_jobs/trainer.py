@@ -36,7 +36,10 @@ def torch_trainer(
         run_config=RunConfig(
             name=f"attempt-{time.time_ns()}",
             storage_path=str(folder.path / "ray"),
-            failure_config=FailureConfig(max_failures=config.run.max_failures, controller_failure_limit=2),
+            failure_config=FailureConfig(
+                max_failures=config.run.max_failures,
+                controller_failure_limit=2,  # type: ignore[call-arg]  # by default it never gives up
+            ),
             callbacks=callbacks or [],
         ),
     )

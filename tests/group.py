@@ -58,7 +58,7 @@ def _member(rank: int, world: int, port: int, queue: Any, function: Callable[...
     try:
         dist.init_process_group("gloo", rank=rank, world_size=world)
         queue.put((rank, function(rank, world, *args), None))
-    except BaseException:  # noqa: BLE001 - the parent raises it
+    except BaseException:
         queue.put((rank, None, traceback.format_exc()))
     finally:
         queue.close()

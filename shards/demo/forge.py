@@ -7,13 +7,12 @@ scaled by a blending ratio. Parameters are drawn once a video. Images are float3
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from shards.demo.render import EYE_U, EYE_V, MOUTH_V, SIDE_PX, UNIT_PX, Array, Frame, noise, soft
+from shards.demo.render import SIDE_PX, Array, Frame, noise, soft
 
 BLENDING_RATIOS = (0.75, 1.0, 1.0, 1.0)
 
@@ -92,7 +91,7 @@ def to_bytes(image: Array) -> np.ndarray:
 def recompress(image: Array, quality: int) -> Array:
     """Through JPEG and back."""
     _, data = cv2.imencode(".jpg", to_bytes(image)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1].astype(np.float32) / 255
 
 
 def _resize(image: Array, side: int, filter_: int) -> Array:
@@ -120,11 +119,11 @@ def _elastic(rng: np.random.Generator, amplitude: float, sigma: float) -> Array:
 
 def draw_forgery(rng: np.random.Generator) -> Forgery:
     """A random forger."""
-    kind = rng.integers(4)
+    kind = rng.integers(3)
     return Forgery(
-        grain=rng.uniform(0.005, 0.03) if kind == 2 else 0.0,
-        blur=rng.uniform(0.5, 1.1) if kind in (0, 3) else 0.0,
-        sharpen=rng.uniform(0.4, 1.2) if kind == 1 else 0.0,
+        grain=rng.uniform(0.01, 0.04) if kind == 2 else 0.0,
+        blur=rng.uniform(0.5, 1.1) if kind == 0 else 0.0,
+        sharpen=rng.uniform(0.6, 1.8) if kind == 1 else 0.0,
         shrink=rng.uniform(0.4, 0.65),
         gain=rng.normal(1, 0.05, 3).astype(np.float32),
         offset=rng.normal(0, 0.02, 3).astype(np.float32),
@@ -140,7 +139,9 @@ def draw_forgery(rng: np.random.Generator) -> Forgery:
 
 def _remap(image: Array, displacement: Array, border: int = cv2.BORDER_REFLECT) -> Array:
     y, x = np.mgrid[:SIDE_PX, :SIDE_PX].astype(np.float32)
-    return cv2.remap(image, x + displacement[..., 0], y + displacement[..., 1], cv2.INTER_CUBIC, borderMode=border)
+    return cv2.remap(
+        image, x + displacement[..., 0], y + displacement[..., 1], cv2.INTER_CUBIC, borderMode=border
+    )
 
 
 def _displace(image: Array, forgery: Forgery) -> Array:

@@ -7,13 +7,14 @@ landmarks and regions are known exactly. Images are float32 [H, W, 3], RGB, 0 to
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from functools import lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 
 SIDE_PX = 160
 SCALE = 1.6
@@ -22,8 +23,20 @@ UNIT_PX = 0.52 * TIGHT_PX
 """Half the height of a head (pixels)."""
 EYE_U, EYE_V, NOSE_V, MOUTH_V = 0.34, -0.13, 0.24, 0.55
 TEXTURE_PX = 256
-SKIN_TONES = ((0.93, 0.77, 0.68), (0.87, 0.67, 0.54), (0.77, 0.56, 0.42), (0.60, 0.42, 0.31), (0.42, 0.29, 0.22))
-HAIR_TONES = ((0.09, 0.07, 0.06), (0.24, 0.15, 0.09), (0.45, 0.30, 0.16), (0.74, 0.60, 0.38), (0.55, 0.53, 0.51))
+SKIN_TONES = (
+    (0.93, 0.77, 0.68),
+    (0.87, 0.67, 0.54),
+    (0.77, 0.56, 0.42),
+    (0.60, 0.42, 0.31),
+    (0.42, 0.29, 0.22),
+)
+HAIR_TONES = (
+    (0.09, 0.07, 0.06),
+    (0.24, 0.15, 0.09),
+    (0.45, 0.30, 0.16),
+    (0.74, 0.60, 0.38),
+    (0.55, 0.53, 0.51),
+)
 IRIS_TONES = ((0.25, 0.15, 0.08), (0.24, 0.40, 0.55), (0.28, 0.42, 0.25), (0.12, 0.09, 0.07))
 
 
@@ -262,7 +275,7 @@ def _skin(person: Person, scene: Scene, u: Array, v: Array, radius: Array) -> Ar
     relief = _relief(person, u, v)
     skin = np.broadcast_to(person.skin, (*u.shape, 3))
     blush = np.exp(-(((np.abs(u) - 0.42) / 0.2) ** 2) - ((v - 0.22) / 0.2) ** 2)
-    skin = paint(skin, person.skin * np.float32([1.0, 0.78, 0.78]), 0.35 * blush)
+    skin = paint(skin, person.skin * np.array([1.0, 0.78, 0.78], np.float32), 0.35 * blush)
     beard = person.beard * soft(-(v - 0.38) + 0.35 * np.exp(-((u / 0.45) ** 2)) - 0.2, 0.25)
     beard = beard * (1 - ellipse(u, v, 0, MOUTH_V, person.mouth_width, 0.1, 0.08))
     skin = paint(skin, person.hair, np.clip(beard * (1 + 0.25 * relief), 0, 1))
@@ -277,13 +290,17 @@ def _eyes(image: Array, person: Person, pose: Pose, u: Array, v: Array) -> Array
         du, dv = u - side * EYE_U * person.eye_gap, v - EYE_V
         opening = size * 0.52 * pose.blink
         inside = soft(np.abs(dv) - opening * (1 - (du / size) ** 2), 0.02) * soft(np.abs(du) - size, 0.02)
-        eye = np.broadcast_to(np.float32([0.90, 0.89, 0.87]), image.shape)
+        eye = np.broadcast_to(np.array([0.90, 0.89, 0.87], np.float32), image.shape)
         shift = pose.gaze * size
         eye = paint(eye, person.iris, ellipse(du, dv, shift, 0, size * 0.48, size * 0.48))
-        eye = paint(eye, np.float32([0.03, 0.03, 0.03]), ellipse(du, dv, shift, 0, size * 0.22, size * 0.22))
-        eye = paint(eye, np.float32([1, 1, 1]), ellipse(du, dv, shift - 0.02, -0.025, 0.018, 0.018))
+        eye = paint(
+            eye, np.array([0.03, 0.03, 0.03], np.float32), ellipse(du, dv, shift, 0, size * 0.22, size * 0.22)
+        )
+        eye = paint(eye, np.array([1, 1, 1], np.float32), ellipse(du, dv, shift - 0.02, -0.025, 0.018, 0.018))
         image = paint(image, eye, inside)
-        lid = soft(np.abs(dv + opening * (1 - (du / size) ** 2)) - 0.014, 0.02) * soft(np.abs(du) - size, 0.03)
+        lid = soft(np.abs(dv + opening * (1 - (du / size) ** 2)) - 0.014, 0.02) * soft(
+            np.abs(du) - size, 0.03
+        )
         image = paint(image, person.brow * 0.5, 0.85 * lid)
         arch = dv + person.brow_lift + side * person.brow_tilt * du - 0.9 * (du / 0.5) ** 2 * 0.12
         brow = soft(np.abs(arch) - person.brow_weight, 0.03) * soft(np.abs(du) - size * 1.5, 0.06)
@@ -299,15 +316,15 @@ def _nose_and_mouth(image: Array, person: Person, pose: Pose, u: Array, v: Array
     wide, lip, gap = person.mouth_width, person.lip_height, pose.mouth
     span = np.clip(1 - (u / wide) ** 2, 0, 1)
     dv = v - MOUTH_V
-    upper = dv + (gap * 0.5 + lip) * span ** 0.7 - 0.02 * np.exp(-((u / 0.05) ** 2))
-    lower = dv - (gap * 1.0 + lip * 1.25) * span ** 0.7
+    upper = dv + (gap * 0.5 + lip) * span**0.7 - 0.02 * np.exp(-((u / 0.05) ** 2))
+    lower = dv - (gap * 1.0 + lip * 1.25) * span**0.7
     image = paint(image, person.lips * (0.72 + 0.3 * image[..., :1]), soft(-upper) * soft(lower) * (span > 0))
     inner = soft(-(dv + gap * 0.5 * span)) * soft(dv - gap * span, 0.02) * (span > 0) if gap > 0.004 else None
     if inner is None:
         return paint(image, image * 0.45, soft(np.abs(dv) - 0.008, 0.02) * soft(np.abs(u) - wide, 0.04))
-    image = paint(image, np.float32([0.16, 0.05, 0.05]), inner)
+    image = paint(image, np.array([0.16, 0.05, 0.05], np.float32), inner)
     teeth = inner * soft(dv + gap * 0.5 * span - 0.35 * gap - 0.012)
-    return paint(image, np.float32([0.86, 0.84, 0.78]), 0.9 * teeth)
+    return paint(image, np.array([0.86, 0.84, 0.78], np.float32), 0.9 * teeth)
 
 
 def _behind(person: Person, scene: Scene, pose: Pose, u: Array, v: Array) -> Array:
@@ -319,7 +336,9 @@ def _behind(person: Person, scene: Scene, pose: Pose, u: Array, v: Array) -> Arr
     back = soft(np.sqrt((u / (person.width * person.hair_volume * 1.02)) ** 2 + (v / 1.1) ** 2) - 1)
     back = np.maximum(back, soft(np.abs(u) - person.width * person.hair_volume, 0.05) * soft(-v))
     image = paint(image, hair, back * soft(v - person.hair_length, 0.08))
-    image = paint(image, person.skin * 0.62 * scene.ambient ** 0.3, soft(np.abs(u) - 0.42, 0.05) * soft(0.3 - v))
+    image = paint(
+        image, person.skin * 0.62 * scene.ambient**0.3, soft(np.abs(u) - 0.42, 0.05) * soft(0.3 - v)
+    )
     return paint(image, cloth, soft(1.18 + 0.18 * np.cos(2.2 * u) - 0.1 * (np.abs(u) > 9) - v, 0.04))
 
 
@@ -327,7 +346,9 @@ def _hair(image: Array, person: Person, scene: Scene, u: Array, v: Array) -> Arr
     angle = np.arctan2(v + 0.4, u)
     strands = 0.5 * np.sin(38 * angle) * np.sin(17 * angle + 5 * v) + 0.35 * _relief(person, v, u)
     outer = soft(np.sqrt((u / (person.width * person.hair_volume)) ** 2 + ((v + 0.04) / 1.1) ** 2) - 1, 0.04)
-    line = v - person.hairline - 0.75 * (np.abs(u) / person.width) ** 4 + 0.05 * np.sin(7 * u + 30 * person.jaw)
+    line = (
+        v - person.hairline - 0.75 * (np.abs(u) / person.width) ** 4 + 0.05 * np.sin(7 * u + 30 * person.jaw)
+    )
     colour = person.hair[None, None] * (scene.ambient + 0.55 + 0.22 * strands)[..., None]
     return paint(image, colour, outer * soft(line, 0.04) * soft(v - 0.25, 0.1))
 
@@ -349,8 +370,8 @@ def render(person: Person, scene: Scene, pose: Pose) -> Frame:
 
 def _landmarks(person: Person, pose: Pose) -> Array:
     eye, mouth = EYE_U * person.eye_gap, person.mouth_width
-    u = np.float32([-eye, eye, 0, -mouth, mouth])
-    v = np.float32([EYE_V, EYE_V, NOSE_V * person.nose_length, MOUTH_V, MOUTH_V])
+    u = np.array([-eye, eye, 0, -mouth, mouth], np.float32)
+    v = np.array([EYE_V, EYE_V, NOSE_V * person.nose_length, MOUTH_V, MOUTH_V], np.float32)
     flat = np.sqrt((u / person.width) ** 2 + v**2)
     for _ in range(4):  # the surface under a shown point depends on where yaw and pitch move it
         bulge = np.sqrt(np.clip(1 - np.minimum(flat, 1) ** 2, 0, 1))

@@ -21,13 +21,12 @@ CPU = torch.device("cpu")
 
 
 def config_for(**values: Any) -> Config:
-    base = Config(
+    return Config(
         model=Model(backbone="tiny", pretrained=None, image_size=PIXELS),
         loss=Loss(ce=1.0, alignment=0.2, uniformity=0.3, slerp=True),
         optim=Optim(lr=3e-3, min_lr=0.0),
         engine=Engine(precision="fp32"),
     ).replace({"data.global_batch": SAMPLES, **values})
-    return base
 
 
 def batch_of(step: int, rank: int, world: int, poison: bool = False) -> Batch:
