@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import inspect
 import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tyro
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dfdet.config import Config, explain, from_json
 from dfdet.errors import ConfigError
 from dfdet.recipes import RECIPES
 
 DEFAULT_RECIPE = "demo"
+OPTIONS = (tyro.conf.FlagConversionOff,)
+"""Every field is ``--path VALUE``, booleans too (``--loss.slerp True``), as in sweeps and messages."""
 
 
 def parse(argv: Sequence[str], prog: str) -> Config:
@@ -37,9 +40,12 @@ def parse(argv: Sequence[str], prog: str) -> Config:
         args = [DEFAULT_RECIPE, *args]
     if not args[0].startswith("-") and args[0] not in RECIPES:
         raise ConfigError(_unknown_recipe(args[0]))
+    _refuse_unknown_flags(args)
     configs = {name: (_summary(recipe), recipe()) for name, recipe in RECIPES.items()}
     return _quietly(
-        lambda: tyro.extras.overridable_config_cli(configs, prog=prog, args=args, use_underscores=True)
+        lambda: tyro.extras.overridable_config_cli(
+            configs, prog=prog, args=args, use_underscores=True, config=OPTIONS
+        )
     )
 
 
@@ -48,8 +54,45 @@ def _parse_saved(args: list[str], prog: str) -> Config:
     path, rest = (inline, args[1:]) if inline else ("".join(args[1:2]), args[2:])
     if not path or path.startswith("-"):
         raise ConfigError(f"{head}: give the path of a run's config.json")
+    _refuse_unknown_flags(rest)
     saved = from_json(Path(path))
-    return _quietly(lambda: tyro.cli(Config, prog=prog, args=rest, default=saved, use_underscores=True))
+    return _quietly(
+        lambda: tyro.cli(
+            Config, prog=prog, args=rest, default=saved, use_underscores=True, config=OPTIONS
+        )
+    )
+
+
+def field_paths(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Dotted paths of all fields, ``run.recipe`` first."""
+    paths: list[str] = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            paths += field_paths(kind, f"{prefix}{name}.")
+        else:
+            paths.append(prefix + name)
+    return paths
+
+
+def _refuse_unknown_flags(args: list[str]) -> None:
+    if {"-h", "--help"} & set(args):
+        return
+    known = field_paths()
+    for arg in args:
+        path = arg.removeprefix("--").partition("=")[0].replace("-", "_")
+        if arg.startswith("--") and path not in known:
+            raise ConfigError(f"{arg.partition('=')[0]}: {_unknown_flag(path, known)}")
+
+
+def _unknown_flag(path: str, known: list[str]) -> str:
+    if path == "config":
+        return "give it first, in place of a recipe: --config run/config.json --optim.lr 3e-4"
+    near = difflib.get_close_matches(path, known, n=1)
+    if not near:  # perhaps without its section
+        leaves = {other.rpartition(".")[2]: other for other in known}
+        near = [leaves[leaf] for leaf in difflib.get_close_matches(path.rpartition(".")[2], leaves, n=1)]
+    return "no such field; " + (f"did you mean --{near[0]}?" if near else "see --help for all fields")
 
 
 def _unknown_recipe(name: str) -> str:
@@ -59,7 +102,9 @@ def _unknown_recipe(name: str) -> str:
 
 
 def _summary(recipe: Callable[[], Config]) -> str:
-    return (recipe.__doc__ or "").strip().replace("\n    ", "\n")
+    """A recipe's docstring without Sphinx markup, a paragraph a line."""
+    plain = re.sub(r":[a-z]+:`~?([^`]*)`|``([^`]*)``", r"\1\2", inspect.getdoc(recipe) or "")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in plain.split("\n\n"))
 
 
 def _quietly(parse: Callable[[], Config]) -> Config:
@@ -83,8 +128,6 @@ def _one_line(stop: BaseException, box: str) -> str:
         cause = cause.__cause__ or cause.__context__
     lines = [re.sub(r"[─╭╮╰╯│]", "", line).strip() for line in box.splitlines()]
     kept = [line for line in lines[1:] if line]
-    if any(line.startswith("Perhaps you meant") for line in kept):
-        return f"{kept[0]}; did you mean {_first_flag(kept[1:])}?"
     return f"{' '.join(_until_help(kept))}; see --help"
 
 
@@ -92,7 +135,3 @@ def _until_help(lines: list[str]) -> list[str]:
     marks = ("Argument helptext", "For full helptext")
     end = next((i for i, line in enumerate(lines) if line.startswith(marks)), len(lines))
     return lines[:end]
-
-
-def _first_flag(lines: list[str]) -> str:
-    return next((line.split()[0] for line in lines if line.startswith("--")), "--help")

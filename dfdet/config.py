@@ -284,11 +284,15 @@ def combination_problems(config: Config) -> list[str | None]:
         if optim.min_lr > optim.lr and optim.schedule != "constant"
         else None,
         f"optim.warmup_epochs={optim.warmup_epochs}: not less than optim.epochs={optim.epochs};"
-        " shorten the warm-up"
+        " shorten the warm-up, as with --optim.warmup_epochs 0"
         if optim.warmup_epochs and optim.warmup_epochs >= optim.epochs
         else None,
-        f"optim.betas={optim.betas}: each must be in [0, 1)"
+        f"optim.betas={optim.betas}: each must be in [0, 1); set --optim.betas 0.9 0.999"
         if not all(0 <= beta < 1 for beta in optim.betas)
+        else None,
+        f"engine.micro_batch={config.engine.micro_batch}: smaller than a pair"
+        f" (data.sampling={data.sampling}); set --engine.micro_batch {unit}"
+        if (config.engine.micro_batch or unit) < unit
         else None,
         *(_named_set_problem("data.val", data.val)),
         *(_named_set_problem("data.test", data.test)),

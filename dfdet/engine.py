@@ -37,6 +37,7 @@ class Micro:
     images: Tensor
     """uint8 ``[m, S, S, 3]``."""
     sizes: Tensor
+    """Sides of the crops in them, on the CPU: reading them must not wait for the device."""
     labels: Tensor
     valid: Tensor
 
@@ -45,12 +46,10 @@ def micro_batches(batch: Batch, layout: Layout, device: torch.device) -> Iterato
     """The ``accumulation`` equal slices of a rank's batch, in order."""
     for start in range(0, layout.per_rank, layout.micro):
         rows = slice(start, start + layout.micro)
-        yield Micro(
-            *(
-                tensor[rows].to(device, non_blocking=True)
-                for tensor in (batch.images, batch.sizes, batch.labels, batch.valid)
-            )
+        images, labels, valid = (
+            tensor[rows].to(device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.valid)
         )
+        yield Micro(images, batch.sizes[rows], labels, valid)
 
 
 class StepLoss:
@@ -279,7 +278,7 @@ def dry_batch(detector: Detector, config: Config, layout: Layout, pixels: int, d
     """A forward and backward of one full micro-batch, so that memory runs out now and not later."""
     micro = Micro(
         torch.zeros(layout.micro, pixels, pixels, 3, dtype=torch.uint8, device=device),
-        torch.full((layout.micro,), pixels, device=device),
+        torch.full((layout.micro,), pixels),
         torch.arange(layout.micro, device=device) % 2,
         torch.ones(layout.micro, dtype=torch.bool, device=device),
     )

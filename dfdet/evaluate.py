@@ -104,7 +104,7 @@ def score_set(
     plan = sequential_plan(len(index), size)
     rows: list[Tensor] = []
     for part in loader.batches(plan, epoch=0, rank=context.rank, world=world):
-        images = detector.to_input(part.images.to(context.device), part.sizes.to(context.device))
+        images = detector.to_input(part.images.to(context.device), part.sizes)
         logits = detector.head(features_of(images)).float()
         score = torch.softmax(logits, dim=1)[:, 1]
         margin = logits[:, 1] - logits[:, 0]

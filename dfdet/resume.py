@@ -5,11 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from dfdet import checkpoint
-from dfdet.checkpoint import CheckpointState, LoadedTensors, Tensors
+from dfdet.checkpoint import CheckpointState, LoadedTensors
 from dfdet.context import Context, from_first
 from dfdet.detector import Detector, frozen_sha256
 from dfdet.errors import ShardSetError, WeightsError
@@ -36,30 +33,9 @@ def restore(detector: Detector, path: Path) -> LoadedTensors:
     """
     loaded = checkpoint.load_tensors(path)
     if loaded.frozen is not None:
-        fill(detector.frozen(), loaded.frozen, f"{path}/{checkpoint.FROZEN}")
-    fill(detector.trainable(), loaded.trained, f"{path}/{checkpoint.TRAINED}")
+        detector.load_frozen(loaded.frozen)
+    detector.load_trained(loaded.trained)
     return loaded
-
-
-@torch.no_grad()
-def fill(targets: dict[str, Tensor] | dict[str, torch.nn.Parameter], values: Tensors, source: str) -> None:
-    """Copies tensors by name in place.
-
-    Raises:
-        WeightsError: Which names are missing or unexpected, or which shape differs.
-    """
-    missing, unexpected = sorted(targets.keys() - values.keys()), sorted(values.keys() - targets.keys())
-    if missing or unexpected:
-        raise WeightsError(
-            f"{source}: {len(missing)} tensors missing {missing[:3]}, {len(unexpected)} unexpected"
-            f" {unexpected[:3]}; it belongs to another model or tuning"
-        )
-    for name, target in targets.items():
-        if target.shape != values[name].shape:
-            raise WeightsError(
-                f"{source}: {name} has shape {list(values[name].shape)}, the model {list(target.shape)}"
-            )
-        target.copy_(values[name])
 
 
 def check_same_data(state: CheckpointState, fingerprint: str, path: Path) -> None:

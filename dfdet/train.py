@@ -275,7 +275,7 @@ class Trainer:
         for name, index in self.data.val.items() if due else ():
             scores = score_index(self.engine.detector, self.engine.engine, index, self.config, self.context)
             found |= scores.metrics("val", name)
-        best = self._judge(found) if found else not self.data.val
+        best = bool(found) and self._judge(found)
         path = self._checkpoint(best=best)
         if self.first and found:
             self.context.run.append_metrics({"step": self.state.step, "epoch": self.state.epoch, **found})
@@ -302,7 +302,7 @@ class Trainer:
 
     @property
     def _best_name(self) -> str:
-        return f"val/{next(iter(self.data.val))}/video/ap" if self.data.val else "last epoch"
+        return f"val/{next(iter(self.data.val))}/video/ap"
 
     def _checkpoint(self, best: bool = False) -> Path:
         """Saves what trains: gathered by all ranks, written by the first."""
@@ -320,8 +320,8 @@ class Trainer:
             backbone=self.backbone,
             frozen=self.frozen,
         )
-        if best:
-            checkpoint.mark_best(folder, path, self._best_name, self.state.best_metric or 0.0)
+        if best and self.state.best_metric is not None:
+            checkpoint.mark_best(folder, path, self._best_name, self.state.best_metric)
         checkpoint.prune(folder, self.config.engine.keep_last)
         return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def connect(run: Run) -> bool:
     if joins_cluster():
         ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     else:
-        check_fits(run, {"CPU": float(logical_cpus())}, ("CPU",))
+        check_local(run)
         ray.init(
             address="local",
             num_cpus=logical_cpus(),
@@ -59,9 +60,29 @@ def connect(run: Run) -> bool:
             logging_level=logging.ERROR,
             _temp_dir=os.environ.get("RAY_TMPDIR"),
         )
-    resources = ray.cluster_resources()
-    cuda = run.device == "cuda" or (run.device == "auto" and resources.get("GPU", 0) >= 1)
-    check_fits(run, resources, ("CPU", "GPU") if cuda else ("CPU",))
+    return check_resources(run, ray.cluster_resources())
+
+
+def check_local(run: Run) -> None:
+    """Refuses, without starting Ray, a run that this machine is too small for.
+
+    Raises:
+        ConfigError: As :func:`connect`; nothing where there is a cluster to join, which only Ray knows.
+    """
+    if not joins_cluster():
+        import torch
+
+        check_resources(run, {"CPU": float(logical_cpus()), "GPU": float(torch.cuda.device_count())})
+
+
+def check_resources(run: Run, available: dict[str, float]) -> bool:
+    """Whether the run uses CUDA, given what there is; refuses what does not fit.
+
+    Raises:
+        ConfigError: With the arithmetic and what would fit.
+    """
+    cuda = run.device == "cuda" or (run.device == "auto" and available.get("GPU", 0) >= 1)
+    check_fits(run, available, ("CPU", "GPU") if cuda else ("CPU",))
     return cuda
 
 
@@ -81,11 +102,14 @@ def check_fits(run: Run, available: dict[str, float], kinds: tuple[str, ...]) ->
         have = available.get(kind, 0.0)
         asked = run.workers * needs[kind]
         if asked > have:
-            remedy = f"set --run.workers {max(1, int(have / needs[kind]))}"
-            if kind == "CPU":
-                remedy += f" or --run.cpus_per_worker {have / run.workers:.2g}"
-            else:
-                remedy += " or --run.device cpu"
+            remedies = []
+            if have >= needs[kind]:
+                remedies.append(f"--run.workers {int(have / needs[kind])}")
+            if kind == "GPU":
+                remedies.append("--run.device cpu")
+            elif share := math.floor(100 * have / run.workers) / 100:
+                remedies.append(f"--run.cpus_per_worker {share:g}")
+            remedy = f"set {' or '.join(remedies)}" if remedies else "join a larger cluster"
             raise ConfigError(
                 f"run.workers={run.workers}: x {needs[kind]:g} {kind} = {asked:g}, but Ray has"
                 f" {have:g} {kind}; {remedy}"

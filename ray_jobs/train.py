@@ -30,7 +30,7 @@ from dfdet.data.sets import open_run_data
 from dfdet.errors import DfdetError
 from dfdet.recipes import DEMO_SHARDS, RECIPES
 from dfdet.runfolder import RunFolder, default_name
-from ray_jobs.cluster import absolute, connect
+from ray_jobs.cluster import absolute, check_local, connect
 from ray_jobs.progress import Follower
 from ray_jobs.worker import FAILURE, log_to
 
@@ -94,6 +94,7 @@ def check(config: Config) -> None:
     from dfdet.backbone import check_backbone
 
     check_backbone(config.model)
+    check_local(config.run)
 
 
 def run(config: Config) -> int:

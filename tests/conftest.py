@@ -37,7 +37,7 @@ def _group(number: int, split: str, frames: int) -> list[tuple[Sample, str, byte
     for frame in range(frames):
         noise = cv2.GaussianBlur(rng.integers(0, 256, (48, 48, 3), np.uint8), (0, 0), 1.5).astype(np.float32)
         real = (noise - 128) * 3 + 128
-        for method, strength in (("real", 0.0), ("dim", 0.35), ("tint", 0.25)):
+        for method, strength in (("real", 0.0), ("dim", 0.6), ("tint", 0.6)):
             image = real.copy()
             image[14:34, 14:34] *= 1 - strength if method != "tint" else np.array([1.0, 1 - strength, 1.0])
             sample = Sample(

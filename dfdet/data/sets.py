@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dfdet.config import Config, Data, named_sets
 from dfdet.data.index import Index, open_sets
 from dfdet.data.plan import PlanSpec, batches_per_epoch
-from dfdet.errors import ConfigError
+from dfdet.errors import ConfigError, ShardSetError
 
 
 @dataclass(frozen=True)
@@ -50,5 +50,21 @@ def open_run_data(config: Config) -> RunData:
         {name: open_sets([path], mix_crops=data.mix_crops) for name, path in named_sets(entries).items()}
         for entries in (data.val, data.test)
     )
+    if not data.mix_crops:
+        _check_crops(
+            train,
+            {f"data.val {k}": v for k, v in val.items()} | {f"data.test {k}": v for k, v in test.items()},
+        )
     spec = plan_spec(data, config.run.seed)
     return RunData(train, val, test, spec, batches_per_epoch(train, spec))
+
+
+def _check_crops(train: Index, others: dict[str, Index]) -> None:
+    """Refuses sets whose faces were cut in another way: a different crop takes a model to chance."""
+    for name, index in others.items():
+        if index.crop != train.crop:
+            raise ShardSetError(
+                f"{name}: cut by another recipe than data.train ({index.crop.model_dump(exclude_none=True)},"
+                f" there {train.crop.model_dump(exclude_none=True)}); cut them alike, or set"
+                " --data.mix_crops True"
+            )

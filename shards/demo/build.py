@@ -17,7 +17,7 @@ from shards.write import ShardWriter
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the rendering changes, so that older sets are built again."""
 SPLITS: dict[str, Split] = {"train": "train", "val": "val", "heldout": "test"}
 SHARE = {"train": 0.7, "val": 0.1, "heldout": 0.2}

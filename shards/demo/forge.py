@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from shards.demo.render import SIDE_PX, Array, Frame, noise, soft
+from shards.demo.people import SIDE_PX, Array, noise
+from shards.demo.render import Frame, grid, soft
 
 BLENDING_RATIOS = (0.75, 1.0, 1.0, 1.0)
 
@@ -138,14 +139,14 @@ def draw_forgery(rng: np.random.Generator) -> Forgery:
 
 
 def _remap(image: Array, displacement: Array, border: int = cv2.BORDER_REFLECT) -> Array:
-    y, x = np.mgrid[:SIDE_PX, :SIDE_PX].astype(np.float32)
+    x, y = grid()
     return cv2.remap(
         image, x + displacement[..., 0], y + displacement[..., 1], cv2.INTER_CUBIC, borderMode=border
     )
 
 
 def _displace(image: Array, forgery: Forgery) -> Array:
-    y, x = np.mgrid[:SIDE_PX, :SIDE_PX].astype(np.float32)
+    x, y = grid()
     centre = SIDE_PX / 2
     field = np.stack([(x - centre), (y - centre)], -1) * (1 / forgery.scale - 1) + forgery.shift
     return _remap(image, (field + forgery.wobble).astype(np.float32))

@@ -20,7 +20,8 @@ from shards.demo.forge import (
     upper_face,
     whole_face,
 )
-from shards.demo.render import Array, Frame, Person, Pose, Scene, render
+from shards.demo.people import Array, Person, Pose, Scene
+from shards.demo.render import Frame, render
 
 
 @dataclass(frozen=True)

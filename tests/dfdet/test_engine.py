@@ -61,52 +61,6 @@ def train_steps(rank: int, world: int, values: dict[str, Any], steps: int = STEP
     }
 
 
-@pytest.fixture(scope="module")
-def whole() -> dict[str, Any]:
-    """One rank on the whole batch."""
-    return run_group(1, train_steps, {})[0]
-
-
-@pytest.mark.parametrize(
-    ("world", "values"),
-    [
-        (2, {}),
-        (1, {"engine.micro_batch": 8}),
-        (2, {"engine.micro_batch": 4}),
-        (2, {"engine.zero_stage": 1}),
-        (2, {"engine.zero_stage": 2}),
-        (2, {"engine.zero_stage": 3}),
-        (2, {"engine.zero_stage": 2, "engine.micro_batch": 4}),
-        (2, {"engine.zero_stage": 3, "engine.micro_batch": 4}),
-    ],
-    ids=str,
-)
-def test_any_topology_gives_the_losses_and_gradients_of_one_rank(
-    whole: dict[str, Any], world: int, values: dict[str, Any]
-) -> None:
-    for found in run_group(world, train_steps, values):
-        np.testing.assert_allclose(found["losses"], whole["losses"], rtol=1e-5, atol=1e-6)
-        for name, moment in whole["moments"].items():
-            np.testing.assert_allclose(found["moments"][name], moment, rtol=1e-3, atol=1e-6)
-
-
-def test_accumulation_without_pairwise_terms_needs_one_pass_and_gives_the_same() -> None:
-    plain = {"loss.alignment": 0.0, "loss.uniformity": 0.0, "loss.slerp": False}
-    whole = run_group(1, train_steps, plain)[0]
-    parts = run_group(2, train_steps, plain | {"engine.micro_batch": 2})[0]
-    np.testing.assert_allclose(parts["losses"], whole["losses"], rtol=1e-5)
-    for name, moment in whole["moments"].items():
-        np.testing.assert_allclose(parts["moments"][name], moment, rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize("scope", ["step", "rank"])
-def test_narrower_scopes_train_too_and_differ(whole: dict[str, Any], scope: str) -> None:
-    values = {"loss.pairwise_scope": scope, "engine.micro_batch": 4}
-    found = run_group(2, train_steps, values)[0]
-    assert all(map(math.isfinite, found["losses"]))
-    assert not np.allclose(found["losses"], whole["losses"], rtol=1e-4)
-
-
 def poisoned_steps(rank: int, world: int, stage: int) -> dict[str, Any]:
     config = config_for(**{"engine.zero_stage": stage, "optim.clip_norm": 1.0})
     layout = batch_layout(SAMPLES, world, None)
@@ -133,16 +87,8 @@ def poisoned_steps(rank: int, world: int, stage: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_non_finite_step_changes_nothing_and_is_counted(stage: int) -> None:
-    for found in run_group(2, poisoned_steps, stage):
-        assert found == {"unchanged": True, "count": 1, "bad": 1, "moved": True}
-
-
 def resumed_steps(rank: int, world: int, stages: tuple[int, int]) -> dict[str, Any]:
     """Two steps, then the state handed over to a new engine of another stage for the third."""
-    from dfdet.resume import fill
-
     first, second = (config_for(**{"engine.zero_stage": stage}) for stage in stages)
     layout = batch_layout(SAMPLES, world, None)
     engine = TrainEngine(build_detector(first), first, layout, rank, CPU)
@@ -150,17 +96,82 @@ def resumed_steps(rank: int, world: int, stages: tuple[int, int]) -> dict[str, A
         engine.step(batch_of(step, rank, world), (0, 0, step), 3e-3)
     weights, moments = engine.weights(), engine.moments()
     detector = build_detector(second)
-    fill(detector.trainable(), weights, "test")
+    detector.load_trained(weights)
     engine = TrainEngine(detector, second, layout, rank, CPU, moments)
     engine.step(batch_of(2, rank, world), (0, 0, 2), 3e-3)
     return {name: tensor.numpy() for name, tensor in engine.weights().items()}
 
 
-@pytest.mark.parametrize("stages", [(0, 0), (0, 3), (3, 1), (2, 0)], ids=str)
-def test_weights_and_moments_move_between_zero_stages(whole: dict[str, Any], stages: tuple[int, int]) -> None:
-    found = run_group(2, resumed_steps, stages)[0]
-    for name, weight in whole["weights"].items():
-        np.testing.assert_allclose(found[name], weight, rtol=1e-3, atol=2e-5)
+PLAIN = {"loss.alignment": 0.0, "loss.uniformity": 0.0, "loss.slerp": False}
+TOPOLOGIES: list[tuple[int, dict[str, Any]]] = [
+    (2, {}),
+    (1, {"engine.micro_batch": 8}),
+    (2, {"engine.micro_batch": 4}),
+    (2, {"engine.zero_stage": 1}),
+    (2, {"engine.zero_stage": 2}),
+    (2, {"engine.zero_stage": 3}),
+    (2, {"engine.zero_stage": 2, "engine.micro_batch": 4}),
+    (2, {"engine.zero_stage": 3, "engine.micro_batch": 4}),
+]
+NARROWER = [{"loss.pairwise_scope": scope, "engine.micro_batch": 4} for scope in ("step", "rank")]
+STAGES = [0, 1, 2, 3]
+HANDOVERS = [(0, 0), (0, 3), (3, 1), (2, 0)]
+
+
+def all_cases(rank: int, world: int) -> dict[str, Any]:
+    """All that is tested on so many ranks, in one group: starting one takes longer than a case."""
+    trained = [{}, PLAIN, PLAIN | {"engine.micro_batch": 2}, *NARROWER]
+    trained += [values for ranks, values in TOPOLOGIES if ranks == world]
+    found: dict[str, Any] = {str(values): train_steps(rank, world, values) for values in trained}
+    if world > 1:
+        found |= {f"poison {stage}": poisoned_steps(rank, world, stage) for stage in STAGES}
+        found |= {f"handover {stages}": resumed_steps(rank, world, stages) for stages in HANDOVERS}
+    return found
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[int, list[dict[str, Any]]]:
+    """Results by world size and rank."""
+    return {world: run_group(world, all_cases, timeout_s=250) for world in (1, 2)}
+
+
+@pytest.mark.parametrize(("world", "values"), TOPOLOGIES, ids=str)
+def test_any_topology_gives_the_losses_and_gradients_of_one_rank(
+    found: dict[int, Any], world: int, values: dict[str, Any]
+) -> None:
+    whole = found[1][0]["{}"]
+    for rank in found[world]:
+        assert_same_training(rank[str(values)], whole)
+
+
+def assert_same_training(result: dict[str, Any], whole: dict[str, Any]) -> None:
+    np.testing.assert_allclose(result["losses"], whole["losses"], rtol=1e-5, atol=1e-6)
+    for name, moment in whole["moments"].items():
+        np.testing.assert_allclose(result["moments"][name], moment, rtol=1e-3, atol=1e-6)
+
+
+def test_accumulation_without_pairwise_terms_gives_the_same(found: dict[int, Any]) -> None:
+    assert_same_training(found[2][0][str(PLAIN | {"engine.micro_batch": 2})], found[1][0][str(PLAIN)])
+
+
+@pytest.mark.parametrize("values", NARROWER, ids=str)
+def test_narrower_scopes_train_too_and_differ(found: dict[int, Any], values: dict[str, Any]) -> None:
+    losses = found[2][0][str(values)]["losses"]
+    assert all(map(math.isfinite, losses))
+    assert not np.allclose(losses, found[1][0]["{}"]["losses"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_non_finite_step_changes_nothing_and_is_counted(found: dict[int, Any], stage: int) -> None:
+    for rank in found[2]:
+        assert rank[f"poison {stage}"] == {"unchanged": True, "count": 1, "bad": 1, "moved": True}
+
+
+@pytest.mark.parametrize("stages", HANDOVERS, ids=str)
+def test_weights_and_moments_move_between_zero_stages(found: dict[int, Any], stages: tuple[int, int]) -> None:
+    handed = found[2][0][f"handover {stages}"]
+    for name, weight in found[1][0]["{}"]["weights"].items():
+        np.testing.assert_allclose(handed[name], weight, rtol=1e-3, atol=2e-5)
 
 
 def test_every_trainable_parameter_is_in_exactly_one_group() -> None:

@@ -33,7 +33,7 @@ def config_for(sets: dict[str, Path], storage: Path, **values: Any) -> Config:
             augment=Augment(strength=0.5),
         ),
         model=Model(backbone="tiny", pretrained=None, image_size=32),
-        optim=Optim(lr=5e-3, min_lr=1e-4, epochs=3),
+        optim=Optim(lr=2e-2, min_lr=1e-4, epochs=3),
         engine=Engine(precision="fp32", log_every=2, checkpoint_every=2),
     ).replace(values)
 
