@@ -57,9 +57,7 @@ def _parse_saved(args: list[str], prog: str) -> Config:
     _refuse_unknown_flags(rest)
     saved = from_json(Path(path))
     return _quietly(
-        lambda: tyro.cli(
-            Config, prog=prog, args=rest, default=saved, use_underscores=True, config=OPTIONS
-        )
+        lambda: tyro.cli(Config, prog=prog, args=rest, default=saved, use_underscores=True, config=OPTIONS)
     )
 
 

@@ -55,10 +55,12 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         "reason": reason,
         "metrics": trainer.state.metrics,
         "best_checkpoint": None,
+        "checkpoint_bytes": {},
     }
     if reason is None:
         result["metrics"], best = finish.evaluate_best(config, context, trainer.data)
         result["best_checkpoint"] = str(best)
+        result["checkpoint_bytes"] = {path.name: path.stat().st_size for path in sorted(best.iterdir())}
     result |= {
         "step": trainer.state.step,
         "epoch": trainer.state.epoch,

@@ -83,9 +83,11 @@ def build_demo_if_missing(config: Config) -> None:
     missing = [path for path in wanted if Path(path).parent == folder and not Path(path).exists()]
     if missing:
         from shards.demo import build
+        from shards.progress import show_progress
 
         print(f"building the demo set in {folder}", flush=True)
-        build(folder)
+        with show_progress("demo videos") as progress:
+            build(folder, progress=progress)
 
 
 def check(config: Config) -> None:
@@ -206,9 +208,14 @@ def show_result(folder: RunFolder) -> None:
     for name, value in result.get("metrics", {}).items():
         if name.startswith("test/") and name.endswith("/video/auroc") and value is not None:
             console.print(f"{name} = {value:.4f}", highlight=False)
-    console.print(
-        f"result: {folder.result_json}\nbest checkpoint: {result.get('best_checkpoint')}", soft_wrap=True
+    sizes = result.get("checkpoint_bytes", {})
+    parts = ", ".join(
+        f"{name} {size / 1000:,.1f} kB" for name, size in sizes.items() if name.endswith(".safetensors")
     )
+    console.print(
+        f"best checkpoint: {result.get('best_checkpoint')} ({parts})", soft_wrap=True, highlight=False
+    )
+    console.print(f"result: {folder.result_json}", soft_wrap=True, highlight=False)
 
 
 if __name__ == "__main__":

@@ -8,20 +8,18 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from dfdet.errors import DfdetError, InputError
-from shards.images import ImageSets, MadeSet, Progress, make_sets
+from shards.images import ImageSets, MadeSet, make_sets
+from shards.progress import show_progress
 from shards.verify import verify_set
 
 SHOWN_FAILURES = 5
@@ -79,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _images(config: ImageSets, arguments: Sequence[str]) -> int:
     written_by = f"dfdet {_version()}: python -m shards {shlex.join(arguments)}"
-    with _progress() as progress:
+    with show_progress("images") as progress:
         made = make_sets(config, written_by=written_by, progress=progress)
     _print_table(made)
     failures = [failure for each in made for failure in each.manifest.failures]
@@ -115,7 +113,9 @@ def _verify(config: Verify) -> int:
 def _demo(config: Demo) -> int:
     from shards.demo import build  # Rendering needs OpenCV, which the other commands do not.
 
-    for path in build(config.out, seed=config.seed).values():
+    with show_progress("videos") as progress:
+        paths = build(config.out, seed=config.seed, progress=progress)
+    for path in paths.values():
         print(path)
     return 0
 
@@ -140,24 +140,6 @@ def _train_command(name: str, made: Sequence[MadeSet]) -> str:
             path if each.manifest.split == "train" else f"{label}={path}",
         ]
     return shlex.join(words)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal, a line each tenth elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _print_tenths
-        return
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with ProgressBar(*columns, console=console) as bar:
-        task = bar.add_task("images", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _print_tenths(done: int, total: int) -> None:
-    if done == total or done * 10 // total > (done - 1) * 10 // total:
-        print(f"images: {done} of {total}", file=sys.stderr, flush=True)
 
 
 def _version() -> str:

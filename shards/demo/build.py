@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from dfdet.schema import IMAGE_EXTENSIONS, Split
 from shards.demo.methods import HELDOUT_METHODS, TRAINING_METHODS
 from shards.demo.video import CROP, DATASET, Encoded, VideoPlan, make_group
 from shards.manifest import read_manifest
+from shards.progress import Progress
 from shards.write import ShardWriter
 
 log = logging.getLogger(__name__)
@@ -23,9 +27,6 @@ SPLITS: dict[str, Split] = {"train": "train", "val": "val", "heldout": "test"}
 SHARE = {"train": 0.7, "val": 0.1, "heldout": 0.2}
 """Part of the identities that a set gets."""
 MIN_IDENTITIES = 6
-
-Progress = Callable[[str, int, int], None]
-"""Called with the set's name, videos done and videos in all."""
 
 
 def build(
@@ -52,7 +53,7 @@ def build(
         frames: Frames of a video.
         workers: Processes that render.
         image_format: ``webp`` or ``png`` (both lossless), or ``jpg`` (quality 95).
-        progress: Told after each video.
+        progress: Told after each video, with the numbers over all sets that are missing.
 
     Returns:
         The manifest's path for each of ``train``, ``val`` and ``heldout``.
@@ -68,11 +69,17 @@ def build(
     paths = {name: Path(out) / f"{name}.json" for name in SPLITS}
     missing = [name for name in SPLITS if not _is_made(paths[name], made_by)]
     if missing:
+        plans = {name: plan_set(name, seed, identities, takes, frames, image_format) for name in missing}
+        step = _counter(progress, sum(map(len, plans.values())))
         with _mapper(workers) as run:
             for name in missing:
-                plans = plan_set(name, seed, identities, takes, frames, image_format)
-                _write_set(Path(out), name, plans, run, made_by, progress)
+                _write_set(Path(out), name, plans[name], run, made_by, step)
     return paths
+
+
+def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
+    done = itertools.count(1)
+    return lambda: progress(next(done), total) if progress else None
 
 
 def _check(seed: int, identities: int, takes: int, frames: int, workers: int, image_format: str) -> None:
@@ -131,12 +138,19 @@ def _mapper(workers: int) -> Iterator[Mapper]:
     if workers == 1:
         yield lambda plans: map(make_group, plans)
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield lambda plans: pool.imap(make_group, plans, chunksize=2)
+    # A spawned process inherits no lock of a thread; a killed one raises here instead of hanging.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_leave_interrupts) as pool:
+        yield lambda plans: pool.map(make_group, plans, chunksize=2)
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C goes to all processes of a terminal; the parent alone answers it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_set(
-    out: Path, name: str, plans: list[VideoPlan], run: Mapper, made_by: str, progress: Progress | None
+    out: Path, name: str, plans: list[VideoPlan], run: Mapper, made_by: str, step: Callable[[], None]
 ) -> None:
     log.info("rendering %d videos for %s", len(plans), out / name)
     writer = ShardWriter(
@@ -149,7 +163,6 @@ def _write_set(
         written_by=made_by,
     )
     with writer:
-        for done, group in enumerate(run(plans), 1):
+        for group in run(plans):
             writer.add_group(group)
-            if progress:
-                progress(name, done, len(plans))
+            step()

@@ -237,7 +237,12 @@ def test_the_tree_has_all_its_sections() -> None:
 
 @pytest.mark.parametrize(
     ("values", "pairwise"),
-    [({}, False), ({"loss.slerp": True}, True), ({"loss.alignment": 0.1}, True), ({"loss.uniformity": 1}, True)],
+    [
+        ({}, False),
+        ({"loss.slerp": True}, True),
+        ({"loss.alignment": 0.1}, True),
+        ({"loss.uniformity": 1}, True),
+    ],
 )
 def test_a_loss_knows_whether_it_is_pairwise(values: dict[str, Any], pairwise: bool) -> None:
     assert Config().replace(values).loss.pairwise is pairwise

@@ -72,7 +72,10 @@ def test_verify_of_what_is_no_set_is_2_and_goes_on(folders, tmp_path, capsys):
 
 def test_demo_builds_and_prints_the_manifests(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        shards.demo, "build", lambda out, seed=0: {"train": out / f"train-{seed}.json"}, raising=False
+        shards.demo,
+        "build",
+        lambda out, seed=0, progress=None: {"train": out / f"train-{seed}.json"},
+        raising=False,
     )
     assert main(["demo", "--out", str(tmp_path), "--seed", "3"]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/train-3.json\n"

@@ -1,208 +1,237 @@
-"""The demo set: equal bytes, true landmarks, complete pairs, fakes that differ inside the face."""
-
-from __future__ import annotations
-
+import dataclasses
 import hashlib
 import io
-import json
-import tarfile
-from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from dfdet.errors import InputError
-from dfdet.schema import Sample
-from shards.demo import build
+from shards.demo.build import build, persons_of, plan_set
+from shards.demo.forge import draw_forgery
 from shards.demo.methods import HELDOUT_METHODS, TRAINING_METHODS
-from shards.demo.people import SIDE_PX, UNIT_PX, draw_person, draw_scene, pose_at
-from shards.demo.render import render
-from shards.manifest import check_no_leak, read_manifest
+from shards.demo.people import SCALE, SIDE_PX, draw_person, draw_scene, pose_at
+from shards.demo.render import paint, render
+from shards.demo.video import METHODS, encode, shoot
+from shards.manifest import read_manifest
+from shards.progress import show_progress
 from shards.verify import verify_set
+from shards.write import check_no_leak
 
-SMALL = {"identities": 8, "frames": 2}
-Read = list[tuple[Sample, np.ndarray]]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> dict[str, Path]:
-    return build(tmp_path_factory.mktemp("demo"), seed=3, workers=1, **SMALL)
+SIZE = {"identities": 6, "takes": 1, "frames": 2}
 
 
 @pytest.fixture(scope="module")
-def read(made) -> dict[str, Read]:
-    return {name: read_set(path) for name, path in made.items()}
+def built(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("demo"), workers=1, **SIZE)
 
 
-def read_set(manifest: Path) -> Read:
-    found = []
-    for entry in read_manifest(manifest).shards:
-        with tarfile.open(manifest.parent / entry.file) as tar:
-            members = {member.name: tar.extractfile(member).read() for member in tar}
-        for name, data in members.items():
-            if name.endswith(".json"):
-                image = members[name.removesuffix(".json") + ".webp"]
-                found.append((Sample(**json.loads(data)), np.asarray(Image.open(io.BytesIO(image)))))
-    return found
+@pytest.fixture(scope="module")
+def rows(built):
+    return {name: pq.read_table(path.with_suffix(".parquet")).to_pylist() for name, path in built.items()}
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+def digests(paths):
+    folder = paths["train"].parent
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
-def pairs(samples: Read) -> list[tuple[Sample, np.ndarray, np.ndarray]]:
-    """Each fake with its own image and that of its real frame."""
-    reals = {(sample.group, sample.frame): image for sample, image in samples if sample.label == 0}
-    return [(s, image, reals[s.group, s.frame]) for s, image in samples if s.label == 1]
+def plan(name="train", **changes):
+    return dataclasses.replace(plan_set(name, 0, 6, 1, 2, "webp")[0], **changes)
 
 
-def region(sample: Sample, reach: float) -> np.ndarray:
-    """Pixels within ``reach`` half head heights of the middle of the landmarks."""
-    x, y = np.mean(sample.landmarks, axis=0)
-    rows, columns = np.mgrid[:SIDE_PX, :SIDE_PX]
-    return np.hypot(columns - x, rows - y) < reach * UNIT_PX
+def moment(seed, **pose):
+    rng = np.random.default_rng(seed)
+    person, scene = draw_person(rng), draw_scene(rng)
+    return person, scene, dataclasses.replace(pose_at(scene, 0), blink=1.0, gaze=0.0, **pose)
 
 
-def test_two_workers_write_the_same_bytes_as_one(made, tmp_path):
-    build(tmp_path, seed=3, workers=2, **SMALL)
-    assert digests(tmp_path) == digests(made["train"].parent)
+def near(image, point):
+    x, y = np.rint(point).astype(int)
+    return image[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3)
 
 
-def test_another_seed_draws_other_images(read, tmp_path):
-    other = read_set(build(tmp_path, seed=4, workers=1, **SMALL)["val"])
-    assert not any(np.array_equal(a[1], b[1]) for a, b in zip(other, read["val"], strict=True))
+def test_any_number_of_workers_and_any_folder_give_the_same_bytes(built, tmp_path):
+    for workers in (1, 2):
+        assert digests(build(tmp_path / str(workers), workers=workers, **SIZE)) == digests(built)
 
 
-def test_a_finished_set_is_kept_and_a_missing_one_made_again(made, tmp_path):
-    paths = build(tmp_path, seed=3, workers=1, **SMALL)
-    first, kept = digests(tmp_path), paths["train"].stat().st_mtime_ns
-    paths["val"].unlink()
-    calls = []
-    build(tmp_path, seed=3, workers=1, progress=lambda *call: calls.append(call), **SMALL)
-    assert digests(tmp_path) == first
-    assert paths["train"].stat().st_mtime_ns == kept
-    assert calls == [("val", 1, 2), ("val", 2, 2)]
+def test_another_seed_gives_other_bytes(built, tmp_path):
+    other = digests(build(tmp_path, seed=1, workers=1, **SIZE))
+    assert other.keys() == digests(built).keys()
+    assert not set(other.values()) & set(digests(built).values())
 
 
-def test_other_parameters_replace_a_set(tmp_path):
-    build(tmp_path, seed=3, workers=1, **SMALL)
-    paths = build(tmp_path, seed=3, workers=1, **{**SMALL, "frames": 1})
-    assert [read_manifest(path).samples for path in paths.values()] == [12, 6, 4]
+def test_a_finished_build_is_kept_and_other_arguments_build_again(tmp_path):
+    steps = []
+    size = {"identities": 6, "frames": 1, "workers": 1}
+    paths = build(tmp_path, progress=lambda *step: steps.append(step), **size)
+    assert steps == [(done, 6) for done in range(1, 7)]
+    files = sorted(tmp_path.iterdir())
+    times = [path.stat().st_mtime_ns for path in files]
+    assert build(tmp_path, progress=lambda *step: steps.append(step), **size) == paths
+    assert [path.stat().st_mtime_ns for path in files] == times
+    assert len(steps) == 6
+    before = digests(paths)
+    build(tmp_path, seed=1, progress=lambda *step: steps.append(step), **size)
+    assert len(steps) == 12
+    assert not set(digests(paths).values()) & set(before.values())
 
 
-def test_sets_are_sound_and_share_no_person(made, read):
-    assert [verify_set(path) for path in made.values()] == [[], [], []]
-    check_no_leak(made.values())
-    people = [{sample.identity for sample, _ in samples} for samples in read.values()]
-    assert [len(each) for each in people] == [4, 2, 2]
-    assert len(set.union(*people)) == 8
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_build_leaves_no_unfinished_set_and_is_completed(built, tmp_path, workers):
+    def stop(done, total):
+        if done == 3:  # train has 2 videos, val 2
+            raise KeyboardInterrupt
 
-
-def test_the_held_out_method_is_in_no_other_set(made):
-    methods = {name: set(read_manifest(path).by_method) for name, path in made.items()}
-    assert methods["train"] == methods["val"] == {"real", *TRAINING_METHODS}
-    assert methods["heldout"] == {"real", *HELDOUT_METHODS}
-    assert not methods["heldout"] & set(TRAINING_METHODS)
-
-
-def test_every_frame_has_its_real_and_each_fake(read):
-    for name, methods in (("train", TRAINING_METHODS), ("val", TRAINING_METHODS), ("heldout", HELDOUT_METHODS)):
-        sources = defaultdict(set)
-        for sample, _ in read[name]:
-            assert sample.group == f"demo/{sample.video}"
-            assert sample.group_level == "exact"
-            sources[sample.group, sample.frame].add(sample.source)
-        assert all(found == {"real", *methods} for found in sources.values())
-
-
-def test_real_and_fake_of_a_frame_have_the_same_geometry(read):
-    for samples in read.values():
-        shapes = defaultdict(set)
-        for sample, image in samples:
-            assert image.shape == (SIDE_PX, SIDE_PX, 3)
-            shapes[sample.group, sample.frame].add((sample.landmarks, sample.box))
-        assert all(len(found) == 1 for found in shapes.values())
-
-
-@pytest.mark.parametrize("method", [*TRAINING_METHODS, *HELDOUT_METHODS])
-def test_fakes_differ_inside_the_face_and_little_outside(read, method):
-    inside, outside = [], []
-    for sample, fake, real in pairs([*read["train"], *read["heldout"]]):
-        if sample.source == method:
-            # averaged over 8 x 8 pixels: both have camera noise and JPEG of their own
-            change = np.abs(fake.astype(float) - real).mean(axis=2)
-            blocks = change.reshape(20, 8, 20, 8).mean(axis=(1, 3)).repeat(8, 0).repeat(8, 1)
-            inside.append(blocks[region(sample, 0.45)].mean())
-            outside.append(blocks[~region(sample, 1.5)].mean())
-    assert np.mean(inside) > 2.5 * np.mean(outside)
-
-
-def test_reals_and_fakes_agree_in_their_mean_colour_and_size(made, read):
-    real = np.array([image.mean(axis=(0, 1)) for sample, image in read["train"] if sample.label == 0])
-    fake = np.array([image.mean(axis=(0, 1)) for sample, image in read["train"] if sample.label == 1])
-    assert np.abs(real.mean(0) - fake.mean(0)).max() < real.std(0).min() / 4
-
-
-def moments(numbers: range) -> list[tuple[np.random.Generator, object, object, object]]:
-    found = []
-    for number in numbers:
-        rng = np.random.default_rng(number)
-        person, scene = draw_person(rng), draw_scene(rng)
-        pose = next(pose for frame in range(40) if (pose := pose_at(scene, frame)).blink == 1 and pose.mouth == 0)
-        found.append((rng, person, scene, pose))
-    return found
-
-
-def test_landmarks_lie_on_the_dark_pupils_of_light_eyes():
-    for _, person, scene, pose in moments(range(6)):
-        frame = render(person, scene, pose)
-        grey = frame.image.mean(axis=2)
-        eye = person.eye_size * UNIT_PX * pose.size
-        for x, y in frame.landmarks[:2]:
-            left, top = round(float(x - eye)), round(float(y - 3))
-            patch = grey[top : top + 7, left : round(float(x + eye)) + 1]
-            row, column = np.unravel_index(patch.argmin(), patch.shape)
-            reach = 0.35 * eye + 2.5  # gaze moves a pupil by up to .35 of the eye
-            assert np.hypot(left + column - x, top + row - y) < reach
-            assert patch.max() > patch.min() + 0.15
-
-
-def test_landmarks_follow_the_mouth_corners():
-    for _, person, scene, pose in moments(range(6)):
-        frame = render(person, scene, pose)
-        wider = render(replace_lips(person), scene, pose)
-        changed = np.abs(wider.image - frame.image).sum(axis=2) > 0.03
-        columns = np.flatnonzero(changed.any(axis=0))
-        rows = np.flatnonzero(changed.any(axis=1))
-        (left, left_y), (right, right_y) = frame.landmarks[3:]
-        assert abs(columns[0] - left) < 5
-        assert abs(columns[-1] - right) < 5
-        assert rows[0] - 5 < min(left_y, right_y) < max(left_y, right_y) < rows[-1] + 5
-
-
-def replace_lips(person):
-    from dataclasses import replace
-
-    return replace(person, lips=1 - person.lips)
-
-
-def test_landmarks_are_image_left_first_and_upright(read):
-    for sample, _ in read["train"]:
-        (left, right, nose, mouth_left, mouth_right) = sample.landmarks
-        assert left[0] < nose[0] < right[0]
-        assert mouth_left[0] < mouth_right[0]
-        assert max(left[1], right[1]) < nose[1] < min(mouth_left[1], mouth_right[1])
-        x0, y0, x1, y1 = sample.box
-        assert all(x0 < x < x1 and y0 < y < y1 for x, y in sample.landmarks)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, workers=workers, progress=stop, **SIZE)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".json"] == ["train.json"]
+    assert not list(tmp_path.glob("val*"))
+    steps = []
+    paths = build(tmp_path, workers=1, progress=lambda *step: steps.append(step), **SIZE)
+    assert steps[-1] == (4, 4)
+    assert digests(paths) == digests(built)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"identities": 5}, {"frames": 0}, {"workers": 0}, {"seed": -1}, {"image_format": "gif"}]
+    "changes", [{"identities": 5}, {"takes": 0}, {"frames": 0}, {"workers": 0}, {"seed": -1}]
 )
-def test_bad_arguments_are_refused_by_name(tmp_path, wrong):
-    name = next(iter(wrong))
-    with pytest.raises(InputError, match=name):
-        build(tmp_path, **wrong)
-    assert list(tmp_path.iterdir()) == []
+def test_arguments_out_of_range_are_refused(tmp_path, changes):
+    with pytest.raises(InputError, match=rf"{next(iter(changes))}=.*at least"):
+        build(tmp_path, **changes)
+    with pytest.raises(InputError, match="image_format='gif'"):
+        build(tmp_path, image_format="gif")
+
+
+@pytest.mark.parametrize("identities", [6, 7, 50, 340])
+def test_persons_are_shared_out_without_rest(identities):
+    ranges = [persons_of(name, identities) for name in ("train", "val", "heldout")]
+    assert sorted(person for each in ranges for person in each) == list(range(identities))
+    assert min(map(len, ranges)) >= 2
+
+
+def test_donors_are_other_persons_of_the_same_set():
+    for name in ("train", "val", "heldout"):
+        for each in plan_set(name, 0, 20, 3, 1, "webp"):
+            assert each.donor in persons_of(name, 20)
+            assert each.donor != each.identity
+
+
+def test_sets_are_sound_and_share_no_identity(built, rows):
+    check_no_leak(built.values())
+    for path in built.values():
+        assert verify_set(path) == []
+    assert len({row["identity"] for each in rows.values() for row in each}) == 6
+
+
+def test_every_fake_has_its_real_and_the_held_out_method_is_only_held_out(rows):
+    expected = {"train": set(TRAINING_METHODS), "val": set(TRAINING_METHODS), "heldout": set(HELDOUT_METHODS)}
+    assert not set(TRAINING_METHODS) & set(HELDOUT_METHODS)
+    for name, each in rows.items():
+        moments = {}
+        for row in each:
+            moments.setdefault((row["group"], row["video"], row["frame"]), set()).add(row["method"])
+        assert len(moments) == 4
+        assert all(methods == {"real"} | expected[name] for methods in moments.values())
+        assert all(row["label"] == (row["method"] != "real") for row in each)
+
+
+def test_the_manifest_tells_the_crop_and_how_to_make_it_again(built):
+    for name, path in built.items():
+        manifest = read_manifest(path)
+        assert (manifest.crop.scale, manifest.crop.size_px) == (SCALE, SIDE_PX) == (1.6, 160)
+        assert manifest.split == {"heldout": "test"}.get(name, name)
+        assert "seed=0 identities=6 takes=1 frames=2" in manifest.written_by
+        assert not manifest.failures
+
+
+def test_the_box_is_the_crop_divided_by_its_scale():
+    widths, heights = [], []
+    for seed in range(30):
+        x0, y0, x1, y1 = render(*moment(seed)).box
+        widths.append(x1 - x0)
+        heights.append(y1 - y0)
+    assert np.mean(heights) == pytest.approx(SIDE_PX / SCALE, rel=0.1)
+    assert 0.6 < np.mean(widths) / np.mean(heights) < 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_eyes_and_mouth_are_where_the_landmarks_say(seed):
+    person, scene, pose = moment(seed)
+    shape = {"beard": 0.0, "hairline": -0.78}
+    green, red = np.array([0, 1, 0], np.float32), np.array([1, 0, 0], np.float32)
+    painted = dataclasses.replace(person, iris=green, lips=red, **shape)
+    lit = dataclasses.replace(scene, tint=np.ones(3, np.float32))
+    grey = dataclasses.replace(painted, iris=green * 0, lips=red * 0)
+    frame = render(painted, lit, pose)
+    change = frame.image - render(grey, lit, pose).image
+    y, x = np.mgrid[:SIDE_PX, :SIDE_PX]
+    for channel, points in ((1, frame.landmarks[:2]), (0, frame.landmarks[3:].mean(0)[None])):
+        weight = np.clip(change[..., channel], 0, None)
+        for point in points:
+            around = weight * (np.hypot(x - point[0], y - point[1]) < 12)
+            assert around.sum() > 1
+            centre = np.array([(around * x).sum(), (around * y).sum()]) / around.sum()
+            assert np.abs(centre - point).max() < 3.5
+    reach = np.flatnonzero((change[..., 0] > 0.05).any(0))
+    corners = sorted(frame.landmarks[3:, 0])
+    assert abs(reach[0] - corners[0]) < 6
+    assert abs(reach[-1] - corners[1]) < 6
+
+
+def test_landmarks_follow_the_pose():
+    person, scene, pose = moment(0, x=0.0, y=0.0, roll=0.0, yaw=0.0, pitch=0.0, size=1.0)
+    still = render(person, scene, pose).landmarks
+    assert still[0, 0] < still[2, 0] < still[1, 0]
+    assert still[0, 1] == pytest.approx(still[1, 1])
+    moved = render(person, scene, dataclasses.replace(pose, x=3.0, y=-2.0)).landmarks
+    np.testing.assert_allclose(moved - still, np.tile([3, -2], (5, 1)), atol=1e-4)
+    rolled = render(person, scene, dataclasses.replace(pose, roll=0.1)).landmarks
+    across = rolled[1] - rolled[0]
+    assert np.arctan2(across[1], across[0]) == pytest.approx(0.1, abs=1e-4)
+    turned = render(person, scene, dataclasses.replace(pose, yaw=0.2)).landmarks
+    assert (turned[:, 0] > still[:, 0] + 3).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_fake_differs_from_its_real_within_the_face_alone(method):
+    ratios = []
+    for identity in range(4):
+        for shot in shoot(plan(identity=identity, donor=identity + 1)):
+            rng = np.random.default_rng(identity)
+            fake = METHODS[method](shot, draw_forgery(rng), rng)
+            change = np.abs(fake - shot.recorded).mean(-1)
+            inside = np.hypot(shot.frame.u, shot.frame.v) < 0.5
+            outside = np.hypot(shot.frame.u, shot.frame.v - 0.1) > 1.05
+            assert change[inside].mean() > 0.003
+            ratios.append(change[outside].mean() / change[inside].mean())
+    assert max(ratios) < 0.02
+
+
+def test_paint_is_alpha_blending():
+    rng = np.random.default_rng(0)
+    image, colour = rng.random((2, 9, 7, 3), dtype=np.float32)
+    mask = np.zeros((9, 7), np.float32)
+    assert np.array_equal(paint(image, colour, mask), image)
+    mask[2:5, 3:6] = rng.random((3, 3), dtype=np.float32)
+    before = image.copy()
+    for each in (colour, colour[0, 0]):
+        assert np.array_equal(paint(image, each, mask), image + (each - image) * mask[..., None])
+    assert np.array_equal(image, before)
+
+
+@pytest.mark.parametrize("image_format", ["webp", "png"])
+def test_lossless_formats_keep_every_pixel(image_format):
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    assert np.array_equal(Image.open(io.BytesIO(encode(image, image_format))), image)
+
+
+def test_progress_is_a_line_each_tenth_without_a_terminal(capsys):
+    with show_progress("videos") as progress:
+        for done in range(1, 26):
+            progress(done, 25)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1] == "videos: 25 of 25"

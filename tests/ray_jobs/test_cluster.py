@@ -1,0 +1,127 @@
+"""Whether a run fits, in plain arithmetic, and what paths mean in a Ray job."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfdet.config import Run
+from dfdet.errors import ConfigError
+from ray_jobs import cluster
+from ray_jobs.cluster import absolute, check_fits, check_local, check_resources, joins_cluster
+
+
+@pytest.fixture(autouse=True)
+def no_ray_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "DFDET_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def refusal(run: Run, available: dict[str, float], *kinds: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check_fits(run, available, kinds)
+    return str(caught.value)
+
+
+def test_a_run_that_takes_all_cpus_fits() -> None:
+    check_fits(Run(workers=4, cpus_per_worker=0.5), {"CPU": 2.0}, ("CPU",))
+
+
+def test_more_workers_than_cpus_are_refused_with_the_arithmetic() -> None:
+    assert refusal(Run(workers=5), {"CPU": 2.0}, "CPU") == (
+        "run.workers=5: x 1 CPU = 5, but Ray has 2 CPU; set --run.workers 2 or --run.cpus_per_worker 0.4"
+    )
+
+
+def test_a_worker_larger_than_the_machine_is_told_what_it_can_have() -> None:
+    assert refusal(Run(workers=1, cpus_per_worker=8), {"CPU": 2.0}, "CPU") == (
+        "run.workers=1: x 8 CPU = 8, but Ray has 2 CPU; set --run.cpus_per_worker 2"
+    )
+
+
+@pytest.mark.parametrize("workers", [3, 5, 7, 150])
+def test_the_cpus_that_are_named_fit(workers: int) -> None:
+    said = refusal(Run(workers=workers), {"CPU": 2.0}, "CPU")
+    check_fits(Run(workers=workers, cpus_per_worker=float(said.split()[-1])), {"CPU": 2.0}, ("CPU",))
+
+
+def test_more_workers_than_gpus_are_refused_with_the_arithmetic() -> None:
+    assert refusal(Run(workers=4), {"CPU": 8.0, "GPU": 2.0}, "CPU", "GPU") == (
+        "run.workers=4: x 1 GPU = 4, but Ray has 2 GPU; set --run.workers 2 or --run.device cpu"
+    )
+
+
+def test_gpus_do_not_count_for_a_run_on_cpus() -> None:
+    check_fits(Run(workers=4), {"CPU": 8.0}, ("CPU",))
+
+
+def test_cuda_without_a_gpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match="has 0 GPU; set --run.device cpu$"):
+        check_resources(Run(device="cuda"), {"CPU": 8.0})
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "cuda"),
+    [("auto", 1.0, True), ("auto", 0.0, False), ("cpu", 1.0, False), ("cuda", 1.0, True)],
+)
+def test_cuda_is_used_where_it_is_asked_for_or_there(device: Any, gpus: float, cuda: bool) -> None:
+    assert check_resources(Run(device=device), {"CPU": 1.0, "GPU": gpus}) is cuda
+
+
+def test_a_local_run_is_measured_by_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "logical_cpus", lambda: 3)
+    check_local(Run(workers=3, device="cpu"))
+    with pytest.raises(ConfigError, match="but Ray has 3 CPU"):
+        check_local(Run(workers=4, device="cpu"))
+
+
+@pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"])
+def test_a_run_on_a_cluster_is_not_measured_by_this_machine(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not joins_cluster()
+    monkeypatch.setenv(name, "set")
+    assert joins_cluster()
+    check_local(Run(workers=10_000))
+
+
+def test_cpus_are_those_that_this_process_may_use() -> None:
+    assert 1 <= cluster.logical_cpus() <= (os.cpu_count() or 1)
+
+
+def test_a_path_is_absolute_against_the_working_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute("runs/../a.json") == str(tmp_path / "a.json")
+
+
+def test_an_absolute_path_stays() -> None:
+    assert absolute("/a/b") == "/a/b"
+
+
+def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert absolute("~/runs") == str(tmp_path / "runs")
+
+
+def test_an_address_stays() -> None:
+    assert absolute("s3://bucket/a") == "s3://bucket/a"
+
+
+def test_a_path_in_a_ray_job_lies_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert absolute("runs") == str(tmp_path / "dfdet" / "runs")
+    assert absolute("/a/b") == "/a/b"
+
+
+@pytest.mark.parametrize("in_job", [True, False])
+def test_dfdet_home_comes_first(in_job: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DFDET_HOME", str(tmp_path / "shared"))
+    if in_job:
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert absolute("runs") == str(tmp_path / "shared" / "runs")
