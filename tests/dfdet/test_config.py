@@ -111,8 +111,8 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     ),
     "pairs": (
         {"data.global_batch": 9, "data.sampling": "pair", "run.workers": 2},
-        "data.global_batch=9: not divisible by run.workers=2 x 2 (data.sampling=pair keeps pairs on one rank);"
-        " set --data.global_batch 8",
+        "data.global_batch=9: not divisible by run.workers=2 x 2"
+        " (data.sampling=pair keeps pairs on one rank); set --data.global_batch 8",
         {"data.global_batch": 8},
     ),
     "small batch": (

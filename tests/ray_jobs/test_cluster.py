@@ -59,7 +59,7 @@ def test_gpus_do_not_count_for_a_run_on_cpus() -> None:
 
 
 def test_cuda_without_a_gpu_is_refused() -> None:
-    with pytest.raises(ConfigError, match="has 0 GPU; set --run.device cpu$"):
+    with pytest.raises(ConfigError, match=r"has 0 GPU; set --run\.device cpu$"):
         check_resources(Run(device="cuda"), {"CPU": 8.0})
 
 
