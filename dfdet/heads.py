@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class LinearHead(nn.Module):
             return self.linear(points)  # the call, not its weight: ZeRO 3 gathers by module
 
 
-class MarginHead(nn.Module):
+class MarginHead(nn.Module, ABC):
     """Scaled cosines between features and class weights, with a margin where labels are given."""
 
     def __init__(self, dim: int, *, margin: float, scale: float) -> None:
@@ -53,9 +54,9 @@ class MarginHead(nn.Module):
                 cosines = torch.where(own, self.with_margin(cosines), cosines)
             return self.scale * cosines
 
+    @abstractmethod
     def with_margin(self, cosines: Tensor) -> Tensor:
         """The cosines after the margin, elementwise."""
-        raise NotImplementedError
 
 
 class CosineHead(MarginHead):

@@ -25,6 +25,7 @@ from dfdet.errors import InputError
 from dfdet.schema import CropRecipe, Failure, Manifest, Sample, Split
 from shards.decode import Stored, StoreFormat, UnusableImageError, probe_size, store_image
 from shards.listing import SPLITS, Listed, list_csv, list_folders
+from shards.progress import Progress
 from shards.write import Item, ShardWriter, publish
 
 _log = logging.getLogger(__name__)
@@ -82,10 +83,6 @@ class MadeSet:
 
     path: Path
     manifest: Manifest
-
-
-Progress = Callable[[int, int], None]
-"""Takes the images done and the images in all."""
 
 
 def make_sets(config: ImageSets, *, written_by: str = "", progress: Progress | None = None) -> list[MadeSet]:
