@@ -85,6 +85,19 @@ class CropRecipe(_Record):
     """Which face was taken: largest, mask, track."""
 
 
+class Candidate(_Record):
+    """A face that the detector found in the frame, chosen or not."""
+
+    box: tuple[float, float, float, float]
+    """x0, y0, x1, y1 in pixels of the upright frame."""
+    score: float = Field(ge=0, le=1)
+    """Detector confidence."""
+    mask_overlap: float | None = None
+    """Part of the box that the manipulation mask covers (0 to 1); None without a mask."""
+    track: int | None = None
+    """Number of the track through the video that the face belongs to; None where none was formed."""
+
+
 class Sample(_Record):
     """The JSON member of a sample: what is known of one face crop."""
 
@@ -110,6 +123,14 @@ class Sample(_Record):
     """Detector confidence (0 to 1)."""
     box: tuple[float, float, float, float] | None = None
     """Face box x0, y0, x1, y1 in crop pixels."""
+    candidates: tuple[Candidate, ...] = ()
+    """Every face found in the frame, best score first."""
+    chosen: int | None = None
+    """Which of the candidates was cut."""
+    to_crop: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    """Affine map [2, 3] from pixels of the upright frame to pixels of the crop."""
+    frame_size: tuple[int, int] | None = None
+    """Width and height of the upright frame (pixels)."""
     crop: CropRecipe = CropRecipe()
     """How it was cut."""
     compression: str | None = None
@@ -154,6 +175,21 @@ class Failure(_Record):
     reason: str
 
 
+class Shortfall(_Record):
+    """A video that gave fewer faces than frames were asked of it."""
+
+    video: str
+    """``<dataset>/<source>/<video>``, as in keys."""
+    label: Literal[0, 1]
+    asked: int
+    """Frames that were to be read."""
+    read: int
+    """Frames that could be read."""
+    faces: int
+    """Frames in which a face was found and cut."""
+    reason: str
+
+
 class Manifest(_Record):
     """What a finished shard set holds."""
 
@@ -170,6 +206,13 @@ class Manifest(_Record):
     """Samples by method (``real`` among them)."""
     crop: CropRecipe
     failures: tuple[Failure, ...] = ()
+    """Videos without usable faces."""
+    shortfalls: tuple[Shortfall, ...] = ()
+    """Videos of which only some frames gave a face."""
+    missing: tuple[str, ...] = ()
+    """What the dataset's own lists name but the disk lacked, as ``<source>/<video>``."""
+    plan_sha256: str = ""
+    """Fingerprint of the inputs and options; equal plans give equal sets."""
     written_by: str = ""
     """Program and version, with the arguments that make the set again."""
 
