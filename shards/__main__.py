@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import re
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +19,10 @@ from rich.table import Table
 
 from dfdet.errors import DfdetError, InputError
 from shards.images import ImageSets, MadeSet, make_sets
+from shards.options import VideoSets
 from shards.progress import show_progress
 from shards.verify import verify_set
+from shards.version import version
 
 SHOWN_FAILURES = 5
 
@@ -46,7 +48,8 @@ class Demo(_Command):
 
 
 Command = (
-    Annotated[ImageSets, tyro.conf.subcommand("images")]
+    Annotated[VideoSets, tyro.conf.subcommand("videos")]
+    | Annotated[ImageSets, tyro.conf.subcommand("images")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
 )
@@ -60,6 +63,8 @@ def main(args: Sequence[str] | None = None) -> int:
     former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         command: Any = tyro.cli(Command, prog="python -m shards", args=arguments)  # type: ignore[call-overload]
+        if isinstance(command, VideoSets):
+            return _videos(command)
         if isinstance(command, ImageSets):
             return _images(command, arguments)
         return _verify(command) if isinstance(command, Verify) else _demo(command)
@@ -75,8 +80,37 @@ def main(args: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, former)
 
 
+def _videos(options: VideoSets) -> int:
+    # Reading videos and finding faces need libraries that the other commands do not.
+    from shards import report
+    from shards.mapping import in_processes
+    from shards.prepare import failed
+    from shards.videos import find, make_video_sets, making
+
+    found = find(options)
+    _show(report.before(found, all_missing=options.dry_run))
+    if options.dry_run:
+        return 0
+    make = making(options, found)
+    with show_progress("videos") as progress:
+        made = make_video_sets(
+            make,
+            found,
+            lambda: in_processes(make, partial(failed, dataset=make.dataset), options.workers),
+            progress=progress,
+        )
+    _show(report.after(made))
+    return 0
+
+
+def _show(renderables: Sequence[Any]) -> None:
+    console = Console()
+    for each in renderables:
+        console.print(each, soft_wrap=True, highlight=False, markup=False)
+
+
 def _images(config: ImageSets, arguments: Sequence[str]) -> int:
-    written_by = f"dfdet {_version()}: python -m shards {shlex.join(arguments)}"
+    written_by = f"dfdet {version()}: python -m shards {shlex.join(arguments)}"
     with show_progress("images") as progress:
         made = make_sets(config, written_by=written_by, progress=progress)
     _print_table(made)
@@ -140,13 +174,6 @@ def _train_command(name: str, made: Sequence[MadeSet]) -> str:
             path if each.manifest.split == "train" else f"{label}={path}",
         ]
     return shlex.join(words)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("dfdet")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 StoreFormat = Literal["keep", "webp", "png", "jpg"]
@@ -49,20 +52,53 @@ def store_image(path: Path, store: StoreFormat = "keep", quality: int = 95) -> S
     Raises:
         UnusableImageError: The file is unreadable, damaged, of no known format, or too large.
     """
-    data = _read(path)
-    try:
-        with Image.open(io.BytesIO(data), formats=_READERS) as image:
-            _refuse_large(image)
-            image.load()
-            if store == "keep" and (ext := _plain_extension(image, data)):
-                return Stored(ext, data, *image.size)
-            upright = _upright_rgb(image, data)
-        ext = "webp" if store == "keep" else store
-        return Stored(ext, _encode(upright, ext, quality), *upright.size)
-    except UnusableImageError:
-        raise
-    except Exception as error:
-        raise UnusableImageError(f"does not decode: {_one_line(error)}") from error
+    return store_bytes(read_bytes(path), store, quality)
+
+
+def store_bytes(data: bytes, store: StoreFormat = "keep", quality: int = 95) -> Stored:
+    """As :func:`store_image`, of a file's content.
+
+    Raises:
+        UnusableImageError: It is damaged, of no known format, or too large.
+    """
+    with _opened(data) as image:
+        if store == "keep" and (ext := _plain_extension(image, data)):
+            return Stored(ext, data, *image.size)
+        upright = _upright_rgb(image, data)
+    ext = "webp" if store == "keep" else store
+    return Stored(ext, encode(np.asarray(upright), ext, quality), *upright.size)
+
+
+def decode_rgb(data: bytes) -> NDArray[np.uint8]:
+    """Upright RGB pixels [H, W, 3] of an image file's content.
+
+    Raises:
+        UnusableImageError: It is damaged, of no known format, or too large.
+    """
+    with _opened(data) as image:
+        return np.array(_upright_rgb(image, data))
+
+
+def encode(image: NDArray[np.uint8], ext: str, quality: int = 95) -> bytes:
+    """Bytes of an RGB image [H, W, 3]; equal pixels give equal bytes, without any metadata.
+
+    Median over 320-px faces of 13 videos, one thread: WebP 10 ms and 70 KiB (libwebp's defaults 68 ms
+    and 67 KiB, as OpenCV's; method 0 4 ms and 77 KiB), PNG 10 ms and 100 KiB (zlib's level 6 24 ms
+    and 97 KiB), JPEG of quality 95 .5 ms and 28 KiB.
+
+    Args:
+        image: Pixels.
+        ext: ``webp`` and ``png`` are lossless; ``jpg`` has full chroma resolution.
+        quality: Of ``jpg`` (1 to 100).
+    """
+    buffer, picture = io.BytesIO(), Image.fromarray(image)
+    if ext == "webp":
+        picture.save(buffer, "WEBP", lossless=True, method=1, quality=20, exact=True)  # Both are effort.
+    elif ext == "png":
+        picture.save(buffer, "PNG", compress_level=4)
+    else:
+        picture.save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
 
 
 def probe_size(path: Path) -> tuple[int, int] | None:
@@ -74,7 +110,12 @@ def probe_size(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Content of an image file.
+
+    Raises:
+        UnusableImageError: It is no regular file, cannot be read, or is too large.
+    """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -85,6 +126,20 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UnusableImageError(f"cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """A decoded image; what goes wrong inside becomes its reason."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_READERS) as image:
+            _refuse_large(image)
+            image.load()
+            yield image
+    except UnusableImageError:
+        raise
+    except Exception as error:
+        raise UnusableImageError(f"does not decode: {_one_line(error)}") from error
 
 
 def _refuse_large(image: Image.Image) -> None:
@@ -131,19 +186,6 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     if (turned := image.getexif().get(_ORIENTATION)) is not None:
         grey.getexif()[_ORIENTATION] = turned
     return grey
-
-
-def _encode(image: Image.Image, ext: str, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    clean = Image.fromarray(np.asarray(image))  # Without EXIF, colour profile and text.
-    if ext == "webp":
-        # Lossless: "quality" is effort. On 256-px faces 50 is as small as 100 in a third of its time.
-        clean.save(buffer, "WEBP", lossless=True, quality=50, exact=True)
-    elif ext == "png":
-        clean.save(buffer, "PNG")
-    else:
-        clean.save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()
 
 
 def _one_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import IO
 
@@ -16,8 +17,8 @@ from dfdet.schema import FileEntry
 _log = logging.getLogger(__name__)
 
 
-class TemporaryFolder:
-    """``.<name>.tmp`` in a folder, locked: one writer at a time; remains of a killed one are swept.
+class LockedFolder:
+    """``.<name>.<suffix>`` in a folder, locked: one writer at a time; what a killed one left stays.
 
     The lock is a file inside, since network file systems do not lock folders.
 
@@ -25,12 +26,11 @@ class TemporaryFolder:
         ShardSetError: The folder cannot be written, or another process holds the lock.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.path = folder / f".{name}.tmp"
+    def __init__(self, folder: Path, name: str, suffix: str) -> None:
+        self.path = folder / f".{name}.{suffix}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
-            self._sweep()
         except BlockingIOError as error:
             raise ShardSetError(
                 f"shard set {name!r} in {folder} is being written by another process; wait for it, or stop it"
@@ -40,13 +40,25 @@ class TemporaryFolder:
                 f"folder {folder} cannot be written ({error.strerror}); give a folder that can"
             ) from error
 
+    def release(self) -> None:
+        """Frees the lock and leaves the files."""
+        self._lock.close()
+
     def remove(self) -> None:
         """Removes the folder with all that is in it, and frees the lock."""
         with contextlib.suppress(OSError):
-            self._sweep()
+            self.sweep()
             (self.path / "lock").unlink()  # Last, so that no file of a next owner is swept.
             self.path.rmdir()
         self._lock.close()
+
+    def sweep(self) -> None:
+        """Removes all that is in the folder but the lock."""
+        for remains in self.path.iterdir():
+            if remains.is_dir() and not remains.is_symlink():
+                shutil.rmtree(remains)
+            elif remains.name != "lock":
+                remains.unlink()
 
     def _locked(self) -> IO[bytes]:
         while True:
@@ -66,10 +78,17 @@ class TemporaryFolder:
                 raise
             lock.close()
 
-    def _sweep(self) -> None:
-        for remains in self.path.iterdir():
-            if remains.name != "lock":
-                remains.unlink()
+
+class TemporaryFolder(LockedFolder):
+    """``.<name>.tmp`` in a folder: remains of a killed writer are swept.
+
+    Raises:
+        ShardSetError: As :class:`LockedFolder`.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(folder, name, "tmp")
+        self.sweep()
 
 
 def _flock(lock: IO[bytes]) -> None:
@@ -102,3 +121,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name for a finished file; a copy where the file system has no hard links."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+        with target.open("rb+") as file:
+            sync(file)

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from dfdet.errors import InputError
 from dfdet.schema import CropRecipe, Failure, Manifest, Sample, Split
 from shards.decode import Stored, StoreFormat, UnusableImageError, probe_size, store_image
-from shards.listing import SPLITS, Listed, list_csv, list_folders
+from shards.listing import SPLITS, Listed, draw_split, list_csv, list_folders
 from shards.progress import Progress
 from shards.write import Item, ShardWriter, publish
 
@@ -114,16 +114,6 @@ def make_sets(config: ImageSets, *, written_by: str = "", progress: Progress | N
     made = [MadeSet(writer.manifest_path, writer.manifest) for writer in writers.values()]
     _warn_of_accidents(made, listed)
     return made
-
-
-def draw_split(unit: str, seed: int, shares: tuple[float, float, float]) -> Split:
-    """Split of a unit by a hash of its name, so that added files never move others."""
-    digest = hashlib.blake2b(f"{seed}/{unit}".encode(), digest_size=8).digest()
-    place = int.from_bytes(digest) / 2**64
-    if place < shares[0]:
-        return "train"
-    # A share of 0 stays empty whatever the rounding of the sum.
-    return "val" if shares[2] == 0 or place < shares[0] + shares[1] else "test"
 
 
 def _listed(config: ImageSets) -> list[Listed]:

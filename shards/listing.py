@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 import os
 from collections import Counter
@@ -84,12 +85,16 @@ def list_folders(
     return listed
 
 
-def list_csv(table: Path) -> list[Listed]:
-    """Images of a CSV file with the columns ``file`` and ``label``, and what else is known.
+def list_csv(table: Path, folder: Path | None = None) -> list[Listed]:
+    """Files of a CSV file with the columns ``file`` and ``label``, and what else is known.
 
-    ``file`` is relative to the CSV's folder and must lie in it; ``label`` is real, fake, 0 or 1.
-    Optional: ``method`` (of fakes), ``group`` (the real behind it), ``identity``, ``video`` (rows
-    of one video are its frames, in order) and ``split`` (train, val, test; else drawn by group).
+    ``label`` is real, fake, 0 or 1. Optional: ``method`` (of fakes), ``group`` (the real behind it),
+    ``identity``, ``video`` (rows of one video are its frames, in order) and ``split`` (train, val,
+    test; else drawn by group).
+
+    Args:
+        table: The CSV file.
+        folder: What ``file`` is relative to and must lie in; else the CSV's folder.
 
     Raises:
         InputError: The file cannot be read, lacks a column, or a row is wrong (with its line).
@@ -106,24 +111,38 @@ def list_csv(table: Path) -> list[Listed]:
             f"{table} cannot be read as CSV ({error}); give a UTF-8 file with a header"
         ) from error
     frames: Counter[tuple[str, str]] = Counter()
+    where = "the CSV's folder" if folder is None else str(folder)
     listed = []
     for line, row in rows:
         try:
-            listed.append(_from_row(table.parent, row, frames))
+            listed.append(_from_row(folder or table.parent, where, row, frames))
         except ValueError as error:
             raise InputError(f"{table} line {line}: {error}") from error
     if not listed:
-        raise InputError(f"{table} has no rows; give an image a row")
+        raise InputError(f"{table} has no rows; give each file a row")
     _check_splits(listed, table)
     return listed
 
 
-def _from_row(folder: Path, row: dict[str, str | None], frames: Counter[tuple[str, str]]) -> Listed:
+def draw_split(unit: str, seed: int, shares: tuple[float, float, float]) -> Split:
+    """Split of a unit by a hash of its name, so that added files never move others."""
+    digest = hashlib.blake2b(f"{seed}/{unit}".encode(), digest_size=8).digest()
+    place = int.from_bytes(digest) / 2**64
+    if place < shares[0]:
+        return "train"
+    # A share of 0 stays empty whatever the rounding of the sum.
+    return "val" if shares[2] == 0 or place < shares[0] + shares[1] else "test"
+
+
+def _from_row(
+    folder: Path, where: str, row: dict[str, str | None], frames: Counter[tuple[str, str]]
+) -> Listed:
     cells = {name: (row.get(name) or "").strip() for name in _COLUMNS[1:]}
     file = row["file"] or ""
     path = folder / file
-    if not file or not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"file {file!r} must be a path inside the CSV's folder")
+    # Not Path.resolve, which fails on links that lead to themselves.
+    if not file or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise ValueError(f"file {file!r} must be a path inside {where}")
     label = _LABELS.get(cells["label"].lower())
     if label is None:
         raise ValueError(f"label {cells['label']!r} must be real, fake, 0 or 1")

@@ -50,6 +50,25 @@ def check_no_leak(manifests: Iterable[Path]) -> None:
                 )
 
 
+def check_apart(path: Path, groups: Iterable[str | None], of: str) -> None:
+    """Checks that a finished set holds none of the groups.
+
+    Args:
+        path: Manifest of the set.
+        groups: Groups of a set that is to be written.
+        of: What that set is, for the message.
+
+    Raises:
+        ShardSetError: A group is in both, with its name.
+    """
+    there = {name for kind, name in _traces(path, read_manifest(path)) if kind == "group"}
+    if shared := sorted(there & set(groups)):
+        raise ShardSetError(
+            f"{len(shared)} groups, as {shared[0]!r}, are in {path} and in {of}: scores would be too good; "
+            "give another --out or --name, or write all splits in one call"
+        )
+
+
 def _traces(path: Path, manifest: Manifest) -> set[tuple[str, str]]:
     """Kind and name of all that must not cross splits."""
     columns = ["group", "identity", "method", "video"]

@@ -26,11 +26,12 @@ from dfdet.schema import (
     Manifest,
     Sample,
     ShardEntry,
+    Shortfall,
     Split,
     index_schema,
 )
-from shards.files import TemporaryFolder, sync_folder, write_synced
-from shards.manifest import check_no_leak
+from shards.files import TemporaryFolder, link_or_copy, sync_folder, write_synced
+from shards.manifest import check_no_leak, read_manifest
 from shards.tar import Member, TarFile, closed_bytes, make_member
 
 __all__ = ["Item", "ShardWriter", "check_no_leak", "publish"]
@@ -54,6 +55,8 @@ class ShardWriter:
         max_shard_bytes: Size of a tar; only a single group larger than that exceeds it.
         written_by: Program, version and arguments that make the set again.
         failures: Videos without usable faces; more can be added by :meth:`add_failure`.
+        missing: What the dataset's lists name and the disk lacks.
+        plan_sha256: Fingerprint of inputs and options, by which a finished set is known again.
 
     Raises:
         ShardSetError: The name or the folder cannot be used, or another process writes the set.
@@ -70,12 +73,16 @@ class ShardWriter:
         max_shard_bytes: int = 64 << 20,
         written_by: str = "",
         failures: Iterable[Failure] = (),
+        missing: Iterable[str] = (),
+        plan_sha256: str = "",
     ) -> None:
         self.folder, self.name = Path(folder), _checked_name(name)
         self.dataset, self.split, self.crop = dataset, split, crop
         self.max_shard_bytes = max_shard_bytes
         self._written_by = written_by
         self._failures = list(failures)
+        self._shortfalls: list[Shortfall] = []
+        self._missing, self._plan_sha256 = tuple(missing), plan_sha256
         self._keys: set[str] = set()
         self._groups: set[str] = set()
         self._columns: dict[str, list[Any]] = {field.name: [] for field in index_schema()}
@@ -83,6 +90,7 @@ class ShardWriter:
         self._tar: TarFile | None = None
         self._temporary: TemporaryFolder | None = None
         self._manifest: Manifest | None = None
+        self._cancelled = False
 
     def __enter__(self) -> Self:
         self._temporary = TemporaryFolder(self.folder, self.name)
@@ -92,7 +100,7 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None and self._manifest is None:
+            if kind is None and self._manifest is None and not self._cancelled:
                 publish([self])
         finally:
             if self._tar is not None:
@@ -114,6 +122,10 @@ class ShardWriter:
     def add_failure(self, failure: Failure) -> None:
         """Records a video without usable faces."""
         self._failures.append(failure)
+
+    def add_shortfall(self, shortfall: Shortfall) -> None:
+        """Records a video that gave fewer faces than frames were asked of it."""
+        self._shortfalls.append(shortfall)
 
     def add_group(self, samples: Iterable[Item]) -> None:
         """Adds all samples of one group, which will lie in one tar.
@@ -137,23 +149,57 @@ class ShardWriter:
             tar.add(text_member)
             tar.samples += 1
 
+    def cancel(self) -> None:
+        """Publishes nothing on leaving."""
+        self._cancelled = True
+
+    def adopt(self, part: Path) -> None:
+        """Takes over the tars, rows, failures and shortfalls of a finished set, which stays as it is.
+
+        Args:
+            part: Manifest of a set of the same dataset, split and crop recipe.
+
+        Raises:
+            ShardSetError: The set is unfinished or of another kind, or holds a key or group twice.
+        """
+        assert self._temporary is not None, "use the writer in a with statement"
+        manifest = read_manifest(part)
+        if (manifest.dataset, manifest.split, manifest.crop) != (self.dataset, self.split, self.crop):
+            raise ShardSetError(f"{self._where}: {part} is of another dataset, split or crop recipe")
+        table = pq.read_table(part.parent / manifest.index.file, schema=index_schema())
+        columns = table.to_pydict()
+        self._note(Counter(columns["key"]), set(columns["group"]))
+        self._close_tar()
+        columns["shard"] = [number + len(self._shards) for number in columns["shard"]]
+        for name, column in self._columns.items():
+            column += columns[name]
+        for entry in manifest.shards:
+            name = f"{self.name}-{len(self._shards):06d}.tar"
+            link_or_copy(part.parent / entry.file, self._temporary.path / name)
+            self._shards.append(entry.model_copy(update={"file": name}))
+        self._failures += manifest.failures
+        self._shortfalls += manifest.shortfalls
+
     def _check(self, items: Sequence[Item]) -> None:
-        keys = Counter(item[0].key for item in items)
-        twice = [key for key, count in keys.items() if count > 1 or key in self._keys]
-        if twice:
-            raise ShardSetError(f"{self._where}: key {twice[0]!r} occurs twice; give each frame its own key")
-        groups = {item[0].group for item in items}
+        keys, groups = Counter(item[0].key for item in items), {item[0].group for item in items}
+        for item in items:
+            if problem := self._problem(*item):
+                raise ShardSetError(f"{self._where}: sample {item[0].key!r} {problem}")
         if len(groups) > 1:
             names = sorted(map(str, groups))[:3]
             raise ShardSetError(f"{self._where}: one call holds groups {names}; add each group by itself")
-        if again := groups & self._groups:
+        self._note(keys, groups)
+
+    def _note(self, keys: Counter[str], groups: set[str | None]) -> None:
+        """Remembers new keys and groups; refuses those that are there already."""
+        twice = [key for key, count in keys.items() if count > 1 or key in self._keys]
+        if twice:
+            raise ShardSetError(f"{self._where}: key {twice[0]!r} occurs twice; give each frame its own key")
+        if again := (groups & self._groups):
             raise ShardSetError(
                 f"{self._where}: group {again.pop()!r} was already added and would lie in two shards; "
                 "add all samples of a group in one call"
             )
-        for item in items:
-            if problem := self._problem(*item):
-                raise ShardSetError(f"{self._where}: sample {item[0].key!r} {problem}")
         self._keys.update(keys)
         self._groups.update(group for group in groups if group is not None)
 
@@ -221,6 +267,9 @@ class ShardWriter:
             by_method=dict(sorted(methods.items())),
             crop=self.crop,
             failures=tuple(self._failures),
+            shortfalls=tuple(self._shortfalls),
+            missing=self._missing,
+            plan_sha256=self._plan_sha256,
             written_by=self._written_by,
         )
         text = self._manifest.model_dump_json(indent=2) + "\n"

@@ -1,4 +1,7 @@
-"""Reads folders and lists of a dataset as they are: partial, linked, oddly named, damaged."""
+"""Reads folders and lists of a dataset as they are: partial, linked, oddly named, damaged.
+
+Names that start with a dot are passed over: they are hidden, half downloaded, or macOS's ``._`` twins.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,11 @@ def files(folder: Path, suffixes: Collection[str] = VIDEO_SUFFIXES) -> list[Path
     A file is listed by its name alone: whether it can be read is found, and recorded, later.
     """
     return [Path(entry.path) for entry in _entries(folder) if _is_listed(entry, suffixes)]
+
+
+def videos(folder: Path) -> list[Path]:
+    """Video files directly in a folder, else in its ``videos``, where public code moves them."""
+    return files(folder) or files(folder / "videos")
 
 
 def folders(folder: Path) -> list[Path]:
@@ -87,11 +95,20 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         InputError: It is missing, too large, or no text.
     """
+    return [line for _, line in read_numbered_lines(path)]
+
+
+def read_numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Number (from 1) and text of the lines of a text file, stripped, without the empty ones.
+
+    Raises:
+        InputError: It is missing, too large, or no text.
+    """
     try:
         lines = _read(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text file ({error}); download it again") from error
-    return [line.strip() for line in lines if line.strip()]
+    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _read(path: Path) -> bytes:
@@ -106,7 +123,8 @@ def _read(path: Path) -> bytes:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: os.fsencode(entry.name))
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+            return sorted(shown, key=lambda entry: os.fsencode(entry.name))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

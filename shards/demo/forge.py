@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from shards.blend.pixels import recompress, to_bytes
 from shards.demo.people import SIDE_PX, Array, noise
 from shards.demo.render import Frame, grid, soft
 
@@ -82,17 +83,6 @@ def draw_camera(rng: np.random.Generator) -> Camera:
 def draw_codec(rng: np.random.Generator) -> Codec:
     """A random final encoding."""
     return Codec(resize=rng.uniform(0.9, 1.0), quality=int(rng.integers(90, 98)))
-
-
-def to_bytes(image: Array) -> np.ndarray:
-    """Rounded to uint8."""
-    return np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)
-
-
-def recompress(image: Array, quality: int) -> Array:
-    """Through JPEG and back."""
-    _, data = cv2.imencode(".jpg", to_bytes(image)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1].astype(np.float32) / 255
 
 
 def _resize(image: Array, side: int, filter_: int) -> Array:

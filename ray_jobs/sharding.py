@@ -1,0 +1,199 @@
+"""Prepares videos as Ray tasks: results in order, bounded work in flight, detectors on GPUs as actors."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from dfdet.errors import ConfigError, DfdetError, InputError
+from shards.detect import open_detector
+from shards.detect.faces import Faces, Image
+from shards.detect.geometry import Fit, fit_frame, shrink
+from shards.mapping import CRASHED, IN_FLIGHT, Mapper
+from shards.plan import Job
+from shards.prepare import Prepared, Preparer, failed
+from shards.videos import Making
+
+RETRIES = 2
+"""Times that a task is tried again when its worker or node dies."""
+
+
+@dataclass(frozen=True)
+class Actors:
+    """Detector actors to start."""
+
+    count: int
+    gpus: float
+    """GPUs of each."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all tasks of a run share; kept in the object store."""
+
+    make: Making
+    weights: bytes | None
+    """The detector's file, for nodes that do not see it."""
+    actors: tuple[Any, ...] = ()
+
+
+def plan_actors(device: str, detector: str, actors: int, resources: dict[str, float]) -> Actors:
+    """How many detector actors there will be, and with how much of a GPU.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        detector: ``retinaface`` or ``onnx``.
+        actors: As the user asks; 0: one a GPU.
+        resources: Of the cluster.
+
+    Raises:
+        ConfigError: CUDA is asked for and Ray has no GPU.
+    """
+    gpus = resources.get("GPU", 0.0) if detector == "retinaface" and device != "cpu" else 0.0
+    if device == "cuda" and gpus < 1:
+        raise ConfigError("--device cuda: Ray has no GPU; use --device cpu, or join a cluster with GPUs")
+    count = actors or int(gpus)
+    return Actors(count, min(1.0, gpus / count) if count else 0.0)
+
+
+def in_tasks(make: Making, workers: int, actors: Actors) -> Mapper:
+    """A mapper over Ray tasks of one CPU each.
+
+    A task whose worker dies is tried again, also on another node; a video that kills its worker each
+    time is recorded as failed.
+
+    Args:
+        make: Options and recipe.
+        workers: Tasks at a time; 0: as many as the cluster has CPUs.
+        actors: Detector actors; with none, each worker process opens a detector of its own.
+    """
+
+    def run(jobs: Iterable[Job]) -> Iterator[Prepared]:
+        weights = make.detector.weights.read_bytes() if make.detector and make.detector.weights else None
+        handles = tuple(
+            DetectorActor.options(num_gpus=actors.gpus, max_restarts=3, max_task_retries=3).remote(
+                make, weights
+            )
+            for _ in range(actors.count if make.detector else 0)
+        )
+        task = ray.put(Task(make, weights, handles))
+        # Two a CPU keep each busy while this process writes a shard.
+        at_once = workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        yield from _in_order(iter(jobs), task, at_once, make)
+
+    return run
+
+
+def _in_order(jobs: Iterator[Job], task: Any, at_once: int, make: Making) -> Iterator[Prepared]:
+    waiting: deque[tuple[Job, Any]] = deque()
+    unfinished: set[Any] = set()
+    job = next(jobs, None)
+    while job is not None or waiting:
+        while job is not None and len(unfinished) < at_once and len(waiting) < IN_FLIGHT * at_once:
+            ref = prepare.options(max_retries=RETRIES).remote(task, job)
+            waiting.append((job, ref))
+            unfinished.add(ref)
+            job = next(jobs, None)
+        if waiting[0][1] in unfinished:
+            done, _ = ray.wait(list(unfinished), num_returns=1)
+            unfinished.difference_update(done)
+        else:
+            yield _result(*waiting.popleft(), make)
+
+
+def _result(job: Job, ref: Any, make: Making) -> Prepared:
+    try:
+        result: Prepared = ray.get(ref)
+    except RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, DfdetError) else error
+        raise cause from error
+    except RayError:
+        return failed(job, CRASHED, make.dataset)
+    return result
+
+
+@ray.remote(num_cpus=1)
+def prepare(task: Task, job: Job) -> Prepared:
+    """Prepares one video; the process keeps its detector for the next."""
+    return _preparer(_Shared(task))(job)
+
+
+class _Shared:
+    """A task's shared part, told apart by its recipe, so that a process opens one detector."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __hash__(self) -> int:
+        return hash(self.task.make)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Shared) and self.task.make == other.task.make
+
+
+@lru_cache(maxsize=1)
+def _preparer(shared: _Shared) -> Preparer:
+    make, actors = shared.task.make, shared.task.actors
+    if not make.options.root.is_dir():
+        raise InputError(
+            f"node {ray.util.get_node_ip_address()} does not see --root {make.options.root}; mount it on "
+            "every node at the same path"
+        )
+    if actors:
+        return make.with_detector(Remote(make, actors[os.getpid() % len(actors)]))
+    return _with_weights(make, shared.task.weights)()
+
+
+def _with_weights(make: Making, weights: bytes | None) -> Making:
+    """The recipe with the detector's file where this node has it."""
+    if make.detector is None or weights is None or Path(str(make.detector.weights)).is_file():
+        return make
+    folder = Path(tempfile.mkdtemp(prefix="dfdet-weights-"))
+    path = folder / Path(str(make.detector.weights)).name
+    path.write_bytes(weights)
+    return replace(make, detector=replace(make.detector, weights=path))
+
+
+@ray.remote(num_cpus=0)
+class DetectorActor:
+    """A detector on its GPU, which batches the frames of one call."""
+
+    def __init__(self, make: Making, weights: bytes | None) -> None:
+        make = _with_weights(make, weights)
+        assert make.detector is not None
+        self.detector = open_detector(make.detector)
+
+    def detect(self, frames: Sequence[Image]) -> list[Faces]:
+        """Faces of each frame."""
+        return self.detector(frames)
+
+
+class Remote:
+    """A detector actor as a :class:`Detector`: frames are shrunk here, so that little is sent."""
+
+    def __init__(self, make: Making, actor: Any) -> None:
+        assert make.detector is not None
+        self.name, self.weights_sha256 = make.recipe.detector or "", make.recipe.detector_weights_sha256 or ""
+        self.size_px, self.actor = make.detector.size_px, actor
+
+    def __call__(self, frames: Sequence[Image]) -> list[Faces]:
+        """Faces of each frame, in its own pixels."""
+        fits = [fit_frame(frame.shape[1], frame.shape[0], self.size_px) for frame in frames]
+        small = [shrink(frame, fit) for frame, fit in zip(frames, fits, strict=True)]
+        found: list[Faces] = ray.get(self.actor.detect.remote(small))
+        return [_enlarged(faces, fit) for faces, fit in zip(found, fits, strict=True)]
+
+
+def _enlarged(faces: Faces, fit: Fit) -> Faces:
+    ratio = np.array([fit.frame_width / fit.width, fit.frame_height / fit.height], np.float32)
+    return Faces(faces.boxes * np.tile(ratio, 2), faces.scores, faces.landmarks * ratio)

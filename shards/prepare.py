@@ -1,0 +1,361 @@
+"""One video -> its face crops, encoded: read, detect, choose, align, encode.
+
+Nothing that goes wrong with a video leaves this module but as a recorded reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dfdet.schema import Candidate, CropRecipe, Failure, Sample, Shortfall, encode_part
+from shards.align import crop, map_box, map_points, to_crop
+from shards.choose import Choice, choose
+from shards.decode import Stored, StoreFormat, encode
+from shards.detect.faces import Detector, Faces, Image
+from shards.footage import Footage, open_footage, read_masks
+from shards.frames import outward, pick
+from shards.options import VideoSets
+from shards.plan import Job
+from shards.source import Video
+from shards.video import UnusableVideoError
+from shards.write import Item
+
+_log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 96 << 20
+"""Frames that are held decoded at a time."""
+MAX_TRIES = 8
+"""Frames that ``at_least`` looks at, as a multiple of the faces it is to find."""
+
+
+@dataclass
+class Prepared:
+    """What became of a video."""
+
+    items: list[Item] = field(default_factory=list)
+    failure: Failure | None = None
+    shortfall: Shortfall | None = None
+    frames: int = 0
+    """Frames that were read."""
+    seconds: Counter[str] = field(default_factory=Counter)
+    """Time spent in ``read``, ``detect``, ``align`` and ``encode``."""
+
+
+class Preparer:
+    """Prepares videos of one dataset by one recipe.
+
+    Args:
+        options: How frames are picked and stored.
+        dataset: Dataset with variant.
+        recipe: Crop recipe of all samples.
+        detector: Finds the faces; None for ready crops.
+    """
+
+    def __init__(
+        self, options: VideoSets, dataset: str, recipe: CropRecipe, detector: Detector | None
+    ) -> None:
+        self.options, self.dataset, self.recipe, self.detector = options, dataset, recipe, detector
+
+    def __call__(self, job: Job) -> Prepared:
+        """Prepares one video; whatever is wrong with it stands in the result."""
+        cv2.setNumThreads(1)  # One process a core does the scaling.
+        attempt = _Attempt(self, job)
+        try:
+            attempt.run()
+        except UnusableVideoError as error:
+            return attempt.failed(str(error))
+        except MemoryError:
+            return attempt.failed("does not fit into memory")
+        except Exception as error:  # noqa: BLE001 - decoders raise nearly anything; --max_failed bounds it.
+            _log.debug("%s", job.video.path, exc_info=True)
+            return attempt.failed(f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return attempt.result()
+
+
+def failed(job: Job, reason: str, dataset: str) -> Prepared:
+    """The record of a video that gives no face."""
+    return Prepared(failure=Failure(video=_name(job, dataset), label=job.video.label, reason=reason))
+
+
+class _Attempt:
+    """A video on its way, with what was lost on it."""
+
+    def __init__(self, by: Preparer, job: Job) -> None:
+        self.by, self.job, self.video, self.options = by, job, job.video, by.options
+        self.prepared = Prepared()
+        self.asked = 0
+        self.reasons: Counter[str] = Counter()
+        """Frames that gave no face, by reason."""
+        self.notes: set[str] = set()
+
+    def run(self) -> None:
+        with self._timed("read"):
+            footage = open_footage(self.video)
+        with footage:
+            length = self._usable_length(footage)
+            if self.video.ready:
+                self._store(footage, self._picked(length))
+            elif self.options.pick == "at_least" and self.video.kind != "image":
+                self._find_at_least(footage, length)
+            else:
+                positions = self._picked(length)
+                self.asked = len(positions)
+                self._cut(footage, positions)
+        self.prepared.items.sort(key=lambda item: item[0].frame)
+
+    def _usable_length(self, footage: Footage) -> int:
+        """Frames that the video and its siblings have in common."""
+        least = 1 if self.video.kind == "image" or self.video.ready else self.options.min_frames
+        if footage.length < least:
+            raise UnusableVideoError(
+                f"is too short: {footage.length} frames, fewer than --min_frames {least}"
+            )
+        with self._timed("read"):
+            lengths = [_length(other) for other in self.job.siblings]
+        return min([footage.length, *(length for length in lengths if length >= least)])
+
+    def _picked(self, length: int) -> list[int]:
+        if self.video.kind == "image":
+            return [0]
+        how = "uniform" if self.options.pick == "at_least" else self.options.pick
+        seed_text = f"{self.options.seed}/{self.job.unit}"
+        return pick(length, self.options.frames, how, seed_text=seed_text, stride=self.options.stride)
+
+    def _find_at_least(self, footage: Footage, length: int) -> None:
+        wanted = self.options.frames
+        order = islice(outward(length), MAX_TRIES * wanted)
+        while lacking := wanted - len(self.prepared.items):
+            positions = sorted(islice(order, lacking))
+            if not positions:
+                break
+            self.asked += len(positions)
+            self._cut(footage, positions)
+
+    def _store(self, footage: Footage, positions: Sequence[int]) -> None:
+        """Ready crops, as they are or encoded alike."""
+        store: StoreFormat = "keep" if self.options.format == "auto" else self.options.format
+        self.asked = len(positions)
+        for position, result in footage.stored(positions, store, self.options.quality):
+            if isinstance(result, Stored):
+                self.prepared.frames += 1
+                sample = self._sample(footage.numbers[position])
+                self.prepared.items.append((sample, *result))
+            else:
+                self.reasons[result] += 1
+
+    def _cut(self, footage: Footage, positions: Sequence[int]) -> None:
+        """Finds, chooses and cuts the face of each frame; tracks are formed over all of them."""
+        looks: list[_Look] = []
+        for chunk in self._chunks(footage, positions):
+            looks += self._look(chunk)
+            if self.options.selection != "track":
+                self._keep(footage, looks)
+                looks = []
+        self._keep(footage, looks)
+
+    def _chunks(self, footage: Footage, positions: Sequence[int]) -> Iterator[list[tuple[int, Image]]]:
+        frames = iter(footage.frames(positions))
+        chunk: list[tuple[int, Image]] = []
+        while True:
+            with self._timed("read"):
+                found = next(frames, None)
+            if found is not None:
+                self.prepared.frames += 1
+                chunk.append(found)
+            if chunk and (found is None or (len(chunk) + 1) * chunk[0][1].nbytes > CHUNK_BYTES):
+                yield chunk
+                chunk = []
+            if found is None:
+                return
+
+    def _look(self, chunk: Sequence[tuple[int, Image]]) -> list[_Look]:
+        assert self.by.detector is not None, "only ready crops need no detector"
+        with self._timed("detect"):
+            found = self.by.detector([image for _, image in chunk])
+        looks = [_Look(position, image, faces) for (position, image), faces in zip(chunk, found, strict=True)]
+        if self.options.selection == "track":
+            with self._timed("align"):
+                for look in looks:  # Crops of all candidates take less memory than the frames.
+                    look.cut_all(self.by.recipe)
+        return looks
+
+    def _keep(self, footage: Footage, looks: Sequence[_Look]) -> None:
+        masks = self._masks([look.position for look in looks])
+        choices = choose(
+            [look.faces for look in looks], self.options.selection, masks, [look.size for look in looks]
+        )
+        for look, choice in zip(looks, choices, strict=True):
+            if choice is None:
+                self.reasons["without a face" if not len(look.faces.scores) else "without the person"] += 1
+                continue
+            with self._timed("align"):
+                cut = look.cut(choice.index, self.by.recipe)
+            if isinstance(cut, str):
+                self.reasons[f"whose face cannot be aligned ({cut})"] += 1
+                continue
+            self._add(footage.numbers[look.position], look, choice, cut)
+
+    def _masks(self, positions: Sequence[int]) -> list[NDArray[np.uint8] | None]:
+        if self.video.mask is None or self.options.selection == "largest":
+            return [None] * len(positions)
+        try:
+            with self._timed("read"):
+                masks = read_masks(self.video.mask, positions)
+        except UnusableVideoError as error:
+            self.notes.add(f"the mask video {error}")
+            masks = {}
+        return [masks.get(position) for position in positions]
+
+    def _add(self, number: int, look: _Look, choice: Choice, cut: _Cut) -> None:
+        ext = "webp" if self.options.format == "auto" else self.options.format
+        with self._timed("encode"):
+            data = encode(cut.image, ext, self.options.quality)
+        faces = look.faces
+        sample = self._sample(
+            number,
+            landmarks=_rounded(map_points(faces.landmarks[choice.index], cut.matrix)),
+            score=_score(faces.scores[choice.index]),
+            box=_rounded([map_box(faces.boxes[choice.index], cut.matrix)])[0],
+            candidates=_candidates(faces, choice),
+            chosen=choice.index,
+            to_crop=tuple(map(tuple, cut.matrix.round(6).tolist())),
+            frame_size=look.size,
+        )
+        self.prepared.items.append((sample, ext, data, cut.image.shape[1], cut.image.shape[0]))
+
+    def _sample(self, number: int, **found: Any) -> Sample:
+        video = self.video
+        return Sample(
+            dataset=self.by.dataset,
+            source=video.source,
+            label=video.label,
+            video=video.video,
+            frame=number,
+            group=video.group,
+            group_level=video.group_level,
+            identity=video.identity,
+            crop=self.by.recipe,
+            compression=video.compression,
+            split=video.split,
+            **found,
+        )
+
+    def result(self) -> Prepared:
+        """What was found, with the frames that gave nothing counted."""
+        prepared = self.prepared
+        if unread := self.asked - prepared.frames - self._refused_crops():
+            self.reasons["that could not be read"] += unread
+        reason = ", ".join(
+            [f"{count} {what}" for what, count in sorted(self.reasons.items())] + sorted(self.notes)
+        )
+        if not prepared.items:
+            return self.failed(f"gave no face in {self.asked} frames: {reason}")
+        if reason:
+            prepared.shortfall = Shortfall(
+                video=_name(self.job, self.by.dataset),
+                label=self.video.label,
+                asked=self.asked,
+                read=prepared.frames,
+                faces=len(prepared.items),
+                reason=reason,
+            )
+        return prepared
+
+    def _refused_crops(self) -> int:
+        return sum(self.reasons.values()) if self.video.ready else 0
+
+    def failed(self, reason: str) -> Prepared:
+        """The record of a video that gives no face."""
+        record = failed(self.job, reason, self.by.dataset)
+        record.frames, record.seconds = self.prepared.frames, self.prepared.seconds
+        return record
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.prepared.seconds[what] += time.perf_counter() - begin
+
+
+@dataclass(frozen=True)
+class _Cut:
+    image: Image
+    matrix: NDArray[np.float64]
+
+
+class _Look:
+    """A frame and its faces; the frame is let go once all candidates are cut."""
+
+    def __init__(self, position: int, image: Image, faces: Faces) -> None:
+        self.position, self.faces = position, faces
+        self.size = (image.shape[1], image.shape[0])
+        self._image: Image | None = image
+        self._cuts: list[_Cut | str] = []
+
+    def cut_all(self, recipe: CropRecipe) -> None:
+        """Cuts every candidate and lets the frame go."""
+        self._cuts = [self._cut(index, recipe) for index in range(len(self.faces.scores))]
+        self._image = None
+
+    def cut(self, index: int, recipe: CropRecipe) -> _Cut | str:
+        """The crop of a candidate, or why there is none."""
+        return self._cut(index, recipe) if self._image is not None else self._cuts[index]
+
+    def _cut(self, index: int, recipe: CropRecipe) -> _Cut | str:
+        assert self._image is not None and recipe.scale and recipe.size_px
+        try:
+            matrix = to_crop(self.faces.landmarks[index], recipe.template, recipe.scale, recipe.size_px)
+        except ValueError as error:
+            return str(error)
+        return _Cut(crop(self._image, matrix, recipe.size_px), matrix)
+
+
+@lru_cache(maxsize=4096)
+def _length(video: Video) -> int:
+    """Frames of a sibling; 0 where it cannot be opened, which its own job records."""
+    try:
+        with open_footage(video) as footage:
+            return footage.length
+    except Exception:  # noqa: BLE001
+        return 0
+
+
+def _name(job: Job, dataset: str) -> str:
+    return "/".join(map(encode_part, (dataset, job.video.source, job.video.video)))
+
+
+def _candidates(faces: Faces, choice: Choice) -> tuple[Candidate, ...]:
+    return tuple(
+        Candidate(
+            box=box,
+            score=_score(score),
+            mask_overlap=None if overlap is None else round(float(overlap), 4),
+            track=track,
+        )
+        for box, score, overlap, track in zip(
+            _rounded(faces.boxes), faces.scores, choice.mask_overlaps, choice.tracks, strict=True
+        )
+    )
+
+
+def _score(score: float) -> float:
+    return round(min(1.0, max(0.0, float(score))), 5)
+
+
+def _rounded(points: Any) -> tuple[tuple[float, ...], ...]:
+    """Thousandths of a pixel: enough, and a tenth of the text."""
+    return tuple(tuple(row) for row in np.asarray(points, np.float64).round(3).tolist())
