@@ -80,10 +80,9 @@ def in_tasks(make: Making, workers: int, actors: Actors) -> Mapper:
 
     def run(jobs: Iterable[Job]) -> Iterator[Prepared]:
         weights = make.detector.weights.read_bytes() if make.detector and make.detector.weights else None
+        actor: Any = DetectorActor
         handles = tuple(
-            DetectorActor.options(num_gpus=actors.gpus, max_restarts=3, max_task_retries=3).remote(
-                make, weights
-            )
+            actor.options(num_gpus=actors.gpus, max_restarts=3, max_task_retries=3).remote(make, weights)
             for _ in range(actors.count if make.detector else 0)
         )
         task = ray.put(Task(make, weights, handles))

@@ -18,7 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dfdet.errors import DfdetError, InputError
+from shards.blend.build import Blend, blend_set
 from shards.images import ImageSets, MadeSet, make_sets
+from shards.inspect import Inspect, inspect_set
 from shards.options import VideoSets
 from shards.progress import show_progress
 from shards.verify import verify_set
@@ -50,6 +52,8 @@ class Demo(_Command):
 Command = (
     Annotated[VideoSets, tyro.conf.subcommand("videos")]
     | Annotated[ImageSets, tyro.conf.subcommand("images")]
+    | Annotated[Blend, tyro.conf.subcommand("blend")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
 )
@@ -67,6 +71,10 @@ def main(args: Sequence[str] | None = None) -> int:
             return _videos(command)
         if isinstance(command, ImageSets):
             return _images(command, arguments)
+        if isinstance(command, Blend):
+            return _blend(command, arguments)
+        if isinstance(command, Inspect):
+            return _inspect(command)
         return _verify(command) if isinstance(command, Verify) else _demo(command)
     except DfdetError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -110,9 +118,8 @@ def _show(renderables: Sequence[Any]) -> None:
 
 
 def _images(config: ImageSets, arguments: Sequence[str]) -> int:
-    written_by = f"dfdet {version()}: python -m shards {shlex.join(arguments)}"
     with show_progress("images") as progress:
-        made = make_sets(config, written_by=written_by, progress=progress)
+        made = make_sets(config, written_by=_written_by(arguments), progress=progress)
     _print_table(made)
     failures = [failure for each in made for failure in each.manifest.failures]
     if failures:
@@ -123,6 +130,19 @@ def _images(config: ImageSets, arguments: Sequence[str]) -> int:
         print(each.path)
     if any(each.manifest.split == "train" for each in made):
         print(f"Train on them:\n  {_train_command(config.name, made)}")
+    return 0
+
+
+def _blend(options: Blend, arguments: Sequence[str]) -> int:
+    with show_progress("crops") as progress:
+        print(blend_set(options, written_by=_written_by(arguments), progress=progress))
+    return 0
+
+
+def _inspect(options: Inspect) -> int:
+    with show_progress("samples") as progress:
+        inspection = inspect_set(options, progress=progress)
+    Console().print(inspection)
     return 0
 
 
@@ -152,6 +172,10 @@ def _demo(config: Demo) -> int:
     for path in paths.values():
         print(path)
     return 0
+
+
+def _written_by(arguments: Sequence[str]) -> str:
+    return f"dfdet {version()}: python -m shards {shlex.join(arguments)}"
 
 
 def _print_table(made: Sequence[MadeSet]) -> None:

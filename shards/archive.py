@@ -43,9 +43,7 @@ class ImageArchive:
             self.names = dict(self._listed())
             """Name of each image by its place."""
             if not self.names:
-                raise UnusableVideoError(
-                    f"is no archive ({self.problem})" if self.problem else "has no images"
-                )
+                raise UnusableVideoError("has no images" + (f" ({self.problem})" if self.problem else ""))
         except BaseException:
             self.close()
             raise

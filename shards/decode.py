@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 StoreFormat = Literal["keep", "webp", "png", "jpg"]
 
@@ -189,4 +189,6 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def _one_line(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "of no known image format"  # Its own text holds an address, another in each run.
     return " ".join(str(error).split())[:200] or type(error).__name__

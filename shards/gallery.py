@@ -11,6 +11,7 @@ import numpy as np
 from dfdet.errors import DamagedSampleError
 from dfdet.schema import FAKE, REAL, REAL_METHOD, Manifest, Sample
 from shards.decode import UnusableImageError, decode_rgb
+from shards.names import printable, readable
 from shards.read import Row, SetReader
 from shards.sheet import Block, Strip, Tile
 
@@ -35,14 +36,14 @@ def blocks(reader: SetReader, pairs: int, seed: int) -> Iterator[Block]:
     }
     if groups:
         chosen = _drawn(groups, seed)[:pairs]
-        strips = tuple(Strip(name, _tiles(reader, _pair(groups[name]))) for name in chosen)
+        strips = tuple(Strip(printable(name), _tiles(reader, _pair(groups[name]))) for name in chosen)
         yield Block("A real and its fakes", strips)
     else:
         yield Block("Faces (no real has a fake here)", tuple(_singles(reader, pairs, seed)))
     several = {name: rows for name, rows in _videos(reader.rows).items() if len(rows) > 1}
     if several:
         chosen = _drawn(several, seed)[: max(1, pairs // 2)]
-        strips = tuple(Strip(name, _tiles(reader, _spread(several[name]))) for name in chosen)
+        strips = tuple(Strip(readable(name), _tiles(reader, _spread(several[name]))) for name in chosen)
         yield Block("Frames of one video: the same person, cut alike?", strips)
     yield from _texts(reader.manifest)
 
@@ -118,8 +119,7 @@ def _tile(reader: SetReader, row: Row) -> Tile:
         image = decode_rgb(reader.image(row, checked=False))
     except (DamagedSampleError, UnusableImageError) as error:
         problems.append(_reason(error))
-    video = row.key.split("/")[2]
-    caption = (f"{row.method}  {_score(sample)}", f"{video} frame {row.frame}")
+    caption = (f"{row.method}  {_score(sample)}", f"{row.frame}: {printable(row.video)}")
     landmarks = (sample and sample.landmarks) or ()
     return Tile(caption, image, landmarks, sample.box if sample else None, "; ".join(problems))
 
@@ -135,12 +135,15 @@ def _reason(error: Exception) -> str:
 
 def _texts(manifest: Manifest) -> Iterator[Block]:
     listed = (
-        ("without a face", [f"{each.video}: {each.reason}" for each in manifest.failures]),
+        ("without a face", [f"{readable(each.video)} {each.reason}" for each in manifest.failures]),
         (
             "with fewer faces than frames",
-            [f"{each.video}: {each.faces} of {each.asked}, {each.reason}" for each in manifest.shortfalls],
+            [
+                f"{readable(each.video)}: {each.faces} faces in {each.asked} frames, {each.reason}"
+                for each in manifest.shortfalls
+            ],
         ),
-        ("named by lists, not on disk", list(manifest.missing)),
+        ("named by lists, not on disk", [printable(name) for name in manifest.missing]),
     )
     for what, lines in listed:
         if lines:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import tyro
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Group as Renderables
 from rich.table import Table
@@ -30,7 +31,7 @@ class Inspect(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    set: Path
+    set: tyro.conf.Positional[Path]
     """Manifest (NAME.json) of the set."""
     out: Path | None = None
     """PNG of the contact sheet; else NAME-inspect.png beside the set."""

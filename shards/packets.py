@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
@@ -85,6 +86,14 @@ class PacketTable:
             else:
                 runs.append(Run(start, place, frozenset([place])))
         return runs
+
+    def earlier(self, run: Run, missing: Iterable[int]) -> Run:
+        """The run again for what it did not give, from about twice as far back."""
+        return Run(self.starts[max(0, 2 * run.first - run.last - 1)], run.last, frozenset(missing))
+
+    def in_order(self, places: Iterable[int]) -> deque[int]:
+        """Places in the order they are shown."""
+        return deque(sorted(places, key=lambda place: _time(self.packets[place])))
 
     def is_needed(self, place: int, run: Run) -> bool:
         """Whether a packet is to be decoded in a run; those that refer to what was skipped are not."""

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dfdet.schema import Candidate, CropRecipe, Failure, Sample, Shortfall, encode_part
-from shards.align import crop, map_box, map_points, to_crop
+from shards.align import Template, crop, map_box, map_points, to_crop
 from shards.choose import Choice, choose
 from shards.decode import Stored, StoreFormat, encode
 from shards.detect.faces import Detector, Faces, Image
@@ -49,7 +49,7 @@ class Prepared:
     shortfall: Shortfall | None = None
     frames: int = 0
     """Frames that were read."""
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Time spent in ``read``, ``detect``, ``align`` and ``encode``."""
 
 
@@ -99,6 +99,7 @@ class _Attempt:
         self.reasons: Counter[str] = Counter()
         """Frames that gave no face, by reason."""
         self.notes: set[str] = set()
+        self.problem: str | None = None
 
     def run(self) -> None:
         with self._timed("read"):
@@ -113,6 +114,7 @@ class _Attempt:
                 positions = self._picked(length)
                 self.asked = len(positions)
                 self._cut(footage, positions)
+            self.problem = footage.problem
         self.prepared.items.sort(key=lambda item: item[0].frame)
 
     def _usable_length(self, footage: Footage) -> int:
@@ -256,7 +258,8 @@ class _Attempt:
         """What was found, with the frames that gave nothing counted."""
         prepared = self.prepared
         if unread := self.asked - prepared.frames - self._refused_crops():
-            self.reasons["that could not be read"] += unread
+            why = f" ({self.problem})" if self.problem else ""
+            self.reasons[f"that could not be read{why}"] += unread
         reason = ", ".join(
             [f"{count} {what}" for what, count in sorted(self.reasons.items())] + sorted(self.notes)
         )
@@ -318,7 +321,8 @@ class _Look:
     def _cut(self, index: int, recipe: CropRecipe) -> _Cut | str:
         assert self._image is not None and recipe.scale and recipe.size_px
         try:
-            matrix = to_crop(self.faces.landmarks[index], recipe.template, recipe.scale, recipe.size_px)
+            template = cast(Template, recipe.template)
+            matrix = to_crop(self.faces.landmarks[index], template, recipe.scale, recipe.size_px)
         except ValueError as error:
             return str(error)
         return _Cut(crop(self._image, matrix, recipe.size_px), matrix)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dfdet.schema import Manifest
 from shards.manifest import read_manifest
+from shards.names import printable, readable
 from shards.plan import SPLITS
 from shards.videos import Found, Made
 
@@ -68,9 +69,12 @@ def census(found: Found) -> Table:
 
 def remarks(found: Found, shown: int = SHOWN) -> list[str]:
     """What a user should know: the notes, and what is missing by name."""
-    lines = [f"note: {note}" for note in found.selected.notes]
+    lines = [f"note: {printable(note)}" for note in found.selected.notes]
     missing = found.selected.missing
-    lines += [f"missing: {each.source}/{each.video} (named by {each.told_by})" for each in missing[:shown]]
+    lines += [
+        f"missing: {readable(each.source)}/{readable(each.video)} (named by {each.told_by})"
+        for each in missing[:shown]
+    ]
     if len(missing) > shown:
         lines.append(f"missing: and {len(missing) - shown} more")
     return lines
@@ -96,7 +100,7 @@ def sets_made(manifests: Sequence[Manifest]) -> Table:
 def losses(manifests: Sequence[Manifest], shown: int = SHOWN) -> list[str]:
     """The first videos without a face, with their reasons."""
     failures = [failure for manifest in manifests for failure in manifest.failures]
-    lines = [f"{failure.video} {failure.reason}" for failure in failures[:shown]]
+    lines = [f"{readable(failure.video)} {failure.reason}" for failure in failures[:shown]]
     if len(failures) > shown:
         lines.append(f"and {len(failures) - shown} more, in the manifests")
     return lines

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from dfdet.schema import FAKE, REAL, REAL_METHOD, GroupLevel, Split
+from dfdet.schema import REAL_METHOD, GroupLevel, Split
 
 Kind = Literal["video", "image", "folder", "archive"]
 """A video file; one image; a folder of frames; a tar (also ``.tar.gz``) of frames."""
@@ -54,7 +54,7 @@ class Video:
     @property
     def label(self) -> Literal[0, 1]:
         """0 real, 1 fake."""
-        return REAL if self.source == REAL_METHOD else FAKE
+        return 0 if self.source == REAL_METHOD else 1
 
     @property
     def name(self) -> str:

@@ -27,6 +27,9 @@ _FORMATS = (
 )
 """Demuxers that read the file alone; playlists (concat, hls, dash, image2) are not among them."""
 
+_SKIPPING = {"h264", "hevc"}
+"""Decoders that heed skip_frame packet by packet; that of AV1 keeps to what it was opened with."""
+
 
 class UnusableVideoError(Exception):
     """Footage that cannot be read; the text is the reason, in one line."""
@@ -100,8 +103,8 @@ class Stream:
         try:
             # An empty packet would tell the decoder that the stream ends.
             yield from (packet for packet in self._container.demux(self._stream) if packet.size)
-        except av.FFmpegError as error:
-            self.problem = _reason(error)
+        except Exception as error:  # noqa: BLE001 - PyAV lets out more than its own, as when streams appear.
+            self.problem = f"breaks off: {_reason(error)}"
 
     def decode(self, packet: av.Packet | None, *, is_needed: bool = True) -> list[VideoFrame] | None:
         """Frames that a packet, or the end of the stream (None), brings out; None if it is damaged.
@@ -111,7 +114,8 @@ class Stream:
             is_needed: If not, its frame is decoded only where others may refer to it: 1.3 times as
                 fast over the streams of x264, and the other frames stay bit-equal.
         """
-        self._codec.skip_frame = "DEFAULT" if is_needed else "NONREF"
+        if self.codec in _SKIPPING:
+            self._codec.skip_frame = "DEFAULT" if is_needed else "NONREF"
         try:
             return self._codec.decode(packet)
         except av.FFmpegError as error:
@@ -119,6 +123,20 @@ class Stream:
             return None
 
     def _open(self) -> None:
+        self._demux({"max_pixels": str(MAX_PIXELS)})
+        if not self._codec.width:
+            # FFmpeg forgets a size above max_pixels: look again without decoding anything.
+            self._container.close()
+            self._demux({"skip_frame": "all"})
+        width, height = self._codec.width, self._codec.height
+        if width * height > MAX_PIXELS:
+            raise UnusableVideoError(f"frames of {width}x{height} px exceed {MAX_PIXELS // 10**6} megapixels")
+        self._codec.thread_count = self.threads
+        self._codec.thread_type = "AUTO"
+        self._codec.options = {"max_pixels": str(MAX_PIXELS)}  # The size may change on the way.
+
+    def _demux(self, probing: dict[str, str]) -> None:
+        """Reads the header; the options are those of the decoders that help to understand it."""
         self._file.seek(0)
         try:
             self._container: InputContainer = av.open(
@@ -126,7 +144,7 @@ class Stream:
                 "r",
                 metadata_errors="replace",
                 buffer_size=1 << 16,
-                options={"max_pixels": str(MAX_PIXELS)},
+                options=probing,
                 container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "none"},
             )
         except (av.FFmpegError, ValueError) as error:
@@ -135,16 +153,10 @@ class Stream:
         if not streams:
             raise UnusableVideoError("has no video stream")
         self._stream = max(streams, key=lambda each: each.codec_context.width * each.codec_context.height)
+        self._codec = self._stream.codec_context
         for each in self._container.streams:
             if each is not self._stream:
                 each.discard = Discard.all
-        self._codec = self._stream.codec_context
-        if self._codec.width * self._codec.height > MAX_PIXELS:
-            size = f"{self._codec.width}x{self._codec.height}"
-            raise UnusableVideoError(f"frames of {size} px exceed {MAX_PIXELS // 10**6} megapixels")
-        self._codec.thread_count = self.threads
-        self._codec.thread_type = "AUTO"
-        self._codec.options = {"max_pixels": str(MAX_PIXELS)}  # The size may change on the way.
 
 
 def to_rgb(frame: VideoFrame) -> Image:
@@ -172,13 +184,13 @@ def open_regular(path: Path) -> IO[bytes]:
         UnusableVideoError: It cannot be read, is empty, or no regular file.
     """
     try:
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise UnusableVideoError(f"cannot be read: {_reason(error)}") from error
-    status = os.fstat(file.fileno())
+    status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size:
-        return file
-    file.close()
+        return os.fdopen(descriptor, "rb", buffering=0)
+    os.close(descriptor)
     raise UnusableVideoError("is empty" if stat.S_ISREG(status.st_mode) else "is no regular file")
 
 

@@ -115,9 +115,8 @@ class VideoFile:
             yield from self._counted(frozenset(wanted))
             return
         index_of = {self._table.places[index]: index for index in wanted}
-        for run in self._table.runs(wanted):
-            for place, frame in self._decoded(self._table, run):
-                yield index_of[place], to_rgb(frame)
+        for place, frame in self._found(self._table, deque(self._table.runs(wanted))):
+            yield index_of[place], to_rgb(frame)
 
     def _read_table(self) -> PacketTable | None:
         """Packets of the stream (1 to 3 % of the time of decoding); None where frames must be counted."""
@@ -135,21 +134,37 @@ class VideoFile:
             return None
         return PacketTable(packets) if is_exact(packets) else None
 
-    def _decoded(self, table: PacketTable, run: Run) -> Iterator[tuple[int, VideoFrame]]:
-        """Place and frame of what a run wants, in the order of presentation, without the damaged."""
-        damage = Damage(table)
+    def _found(self, table: PacketTable, runs: deque[Run]) -> Iterator[tuple[int, VideoFrame]]:
+        """Place and frame of all that the runs want, in the order of presentation, but the damaged."""
+        while runs:
+            run, damage = runs.popleft(), Damage(table)
+            lacking = table.in_order(run.wanted)
+            for place, frame in self._decoded(table, run, damage):
+                if damage.reaches(place) or place not in lacking:
+                    continue
+                while lacking[0] != place and (run.first == 0 or damage.reaches(lacking[0])):
+                    lacking.popleft()
+                if lacking[0] != place:
+                    break
+                yield lacking.popleft(), frame
+            missing = [place for place in lacking if not damage.reaches(place)]
+            if missing and run.first > 0:
+                # Not all that is marked as a key frame is one: some encoders refresh bit by bit.
+                runs.appendleft(table.earlier(run, missing))
+
+    def _decoded(self, table: PacketTable, run: Run, damage: Damage) -> Iterator[tuple[int, VideoFrame]]:
+        """Place and frame of what a run wants and the decoder gives; damage is recorded."""
         held: deque[tuple[int, VideoFrame]] = deque()
         for place, frame in self._shown(table, run, damage):
             if place in run.wanted:
                 held.append((place, frame))
             # A B-frame refers to a frame shown after it, whose damage is told only then.
             while held and table.is_settled(held[0][0], place):
-                yield from _sound(held.popleft(), damage)
-        for each in held:
-            yield from _sound(each, damage)
+                yield held.popleft()
+        yield from held
 
     def _shown(self, table: PacketTable, run: Run, damage: Damage) -> Iterator[tuple[int, VideoFrame]]:
-        """Place and frame of all that a run decodes; what is damaged is recorded."""
+        """Place and frame of all that a run decodes."""
         for place, packet in chain(self._read(table, run), [(run.last, None)]):
             if packet is not None and damage.reaches(place):
                 continue
@@ -218,8 +233,3 @@ class VideoFile:
 def _check_count(frames: int) -> None:
     if frames > MAX_FRAMES:
         raise UnusableVideoError(f"has over {MAX_FRAMES} frames")
-
-
-def _sound(each: tuple[int, VideoFrame], damage: Damage) -> Iterator[tuple[int, VideoFrame]]:
-    if not damage.reaches(each[0]):
-        yield each

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -57,7 +57,7 @@ class Made:
     reused: int = 0
     """Videos of parts that a former run had finished."""
     frames: int = 0
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Worker time by stage."""
     wall_s: float = 0.0
 
@@ -242,7 +242,8 @@ class _Run:
     def _counted(self, result: Prepared) -> Prepared:
         self.made.videos += 1
         self.made.frames += result.frames
-        self.made.seconds.update(result.seconds)
+        for stage, seconds in result.seconds.items():
+            self.made.seconds[stage] += seconds
         if result.failure is not None:
             self.failures[result.failure.reason] += 1
             _log.debug("%s %s", result.failure.video, result.failure.reason)

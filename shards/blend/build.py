@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,7 +40,7 @@ class Blend(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    set: Path
+    set: tyro.conf.Positional[Path]
     """Manifest (NAME.json) of a set of face crops; its fakes are left out."""
     out: Path
     """Folder for the new set."""
@@ -68,7 +69,7 @@ def blend_set(options: Blend, *, written_by: str = "", progress: Progress | None
     recipe, and its group at level ``exact``; a real whose group is unknown, or a person's only, gets
     with its fakes the group of its own video (the person stays as ``identity``). With ``per_real``
     above 1 the fakes' videos are named ``VIDEO+0``, ``VIDEO+1`` and so on. A real without landmarks
-    is kept without a fake.
+    is kept without a fake. A fake of 320 px takes about 20 ms of a core, half of it for lossless WebP.
 
     What could tell a fake apart without its seam: outside of the mask a fake of a lossless set has
     the real's very pixels. Fakes of JPEG reals are encoded with the real's own quantisation tables
@@ -258,7 +259,7 @@ def _seen(real: Sample, height: int, width: int) -> NDArray[np.bool_] | None:
     """Where the crop shows the frame; at a frame's edge a moved copy would bring its black in."""
     if real.to_crop is None or real.frame_size is None:
         return None
-    right, bottom = real.frame_size
+    right, bottom = real.frame_size[0] - 1, real.frame_size[1] - 1  # Centres of the last pixels.
     margin = 0.03 * max(height, width)
     corners = map_points([(0, 0), (right, 0), (right, bottom), (0, bottom)], np.array(real.to_crop))
     inside: Any = np.zeros((height, width), np.uint8)

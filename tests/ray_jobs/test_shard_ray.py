@@ -158,7 +158,7 @@ def test_failures_past_the_bound_end_the_job_with_one_line(inputs: list[str], tm
     rows = "".join(f"{number}.mp4,real,test\n" for number in range(4))
     (tmp_path / "raw" / "labels.csv").write_text("file,label,split\n" + rows)
     weights = inputs[inputs.index("--weights") + 1]
-    words = f"--dataset own --root {tmp_path / 'raw'} --out {tmp_path / 'out'} --detector onnx --weights {weights}"
+    words = f"--dataset own --root {tmp_path}/raw --out {tmp_path}/out --detector onnx --weights {weights}"
     program = start(*words.split(), "--max-failed", "0.5")
     told, _ = program.communicate(timeout=100)
     assert program.returncode == 1

@@ -18,10 +18,10 @@ def background(index, seed=0, width=WIDTH, height=HEIGHT):
     return (110 + 20 * np.stack(waves, -1)).astype(np.uint8)
 
 
-def write_clip(path, frames=24, faces=1, seed=0, size=64, width=WIDTH, height=HEIGHT, step=1):
-    """An MP4 of drawn faces that drift to the right by ``step`` pixels a frame; 0 faces: only the background."""
+def write_clip(path, frames=24, faces=1, seed=0, size=64, width=WIDTH, height=HEIGHT, step=1, movflags=""):
+    """An MP4 of drawn faces that drift to the right by ``step`` pixels a frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "12", "preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for index in range(frames):

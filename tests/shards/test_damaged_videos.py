@@ -41,7 +41,7 @@ ODD_NAMES = [
     "percent%00",
     "x" * 200,
     "concat:a|b",
-    "http://example.org",
+    "http:example.org",
 ]
 
 
@@ -83,8 +83,10 @@ def damaged_files(folder: Path) -> list[Path]:
             found[-1].write_bytes(data)
         return found[-1]
 
-    for number in range(50):
-        add(f"cut-{number}.mp4", good[: len(good) * (number + 1) // 52])
+    streamed = write_clip(folder.parent / "streamed.mp4", movflags="faststart").read_bytes()
+    for number in range(25):
+        add(f"cut-{number}.mp4", good[: len(good) * (number + 1) // 27])
+        add(f"cut-stream-{number}.mp4", streamed[: len(streamed) * (number + 1) // 27])
     for number, name in enumerate(ODD_NAMES):
         add(f"{name}.mp4", good[: 200 + 100 * number])
     for number in range(10):

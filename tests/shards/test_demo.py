@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import io
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -228,10 +229,11 @@ def test_lossless_formats_keep_every_pixel(image_format):
     assert np.array_equal(Image.open(io.BytesIO(encode(image, image_format))), image)
 
 
-def test_progress_is_a_line_each_tenth_without_a_terminal(capsys):
+def test_progress_is_a_line_each_tenth_with_rate_and_time_left_without_a_terminal(capsys):
     with show_progress("videos") as progress:
         for done in range(1, 26):
             progress(done, 25)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
-    assert lines[-1] == "videos: 25 of 25"
+    assert re.fullmatch(r"videos: 3 of 25, [0-9.e+]+/s, 0:00:00 left", lines[0])
+    assert re.fullmatch(r"videos: 25 of 25, [0-9.e+]+/s", lines[-1])

@@ -1,52 +1,15 @@
 import os
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from shards.stream import Stream
 from shards.video import UnusableVideoError, VideoFile
-
-BITS, BLOCK = 8, 16
-"""The frame's number stands in the first row of blocks, black or white."""
-
-
-def numbered(number: int, width: int = 144, height: int = 80) -> np.ndarray:
-    """A picture that moves, with its number in it."""
-    y, x = np.mgrid[:height, :width]
-    image = (np.stack([x + 3 * number, y + number, x * y // 16], -1) % 200 + 20).astype(np.uint8)
-    for bit in range(BITS):
-        image[:BLOCK, BLOCK * bit : BLOCK * (bit + 1)] = 255 * (number >> bit & 1)
-    return image
-
-
-def number_in(image: np.ndarray) -> int:
-    blocks = [image[4:12, BLOCK * bit + 4 : BLOCK * bit + 12].mean() for bit in range(BITS)]
-    return sum(1 << bit for bit, mean in enumerate(blocks) if mean > 128)
-
-
-def write(
-    path: Path, images, codec="libx264", pix_fmt="yuv420p", times=None, turn=None, format=None, **options
-):
-    """A clip; options go to the encoder; times are presentation times of the frames at 25 a second."""
-    images = list(images)
-    movflags = {"movflags": "+faststart"} if path.suffix in {".mp4", ".mov"} else {}
-    with av.open(str(path), "w", format=format, options=movflags) as container:
-        options = {name.replace("_", "-"): str(value) for name, value in options.items()}
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.height, stream.width = images[0].shape[:2]
-        stream.pix_fmt = pix_fmt
-        if turn is not None:
-            stream.set_display_rotation(**turn)
-        for place, image in enumerate(images):
-            frame = av.VideoFrame.from_ndarray(image, "rgb24")
-            frame.pts, frame.time_base = times[place] if times else place, Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
+from tests.shards.numbered import number_in, numbered, write
 
 
 def write_numbered(path: Path, count: int = 60, **how) -> Path:
@@ -73,6 +36,7 @@ def reason(path: Path) -> str:
 
 X264 = {"codec": "libx264", "preset": "medium"}
 PLAIN = {"crf": None, "preset": None}
+VPX = PLAIN | {"deadline": "good", "cpu_used": 5, "auto_alt_ref": 1, "b": "2M", "g": 20}
 CLIPS = {
     "one long group with B-frames": ("a.mp4", X264 | {"bf": 3}),
     "no B-frames": ("a.mp4", X264 | {"bf": 0}),
@@ -93,11 +57,11 @@ CLIPS = {
     "AV1": ("a.mp4", {"codec": "libsvtav1", "preset": 12, "crf": 20, "g": 20}),
     "VP9 with hidden frames": (
         "a.webm",
-        PLAIN | {"codec": "libvpx-vp9", "deadline": "good", "cpu_used": 5, "auto_alt_ref": 1, "b": "2M", "g": 20},
+        VPX | {"codec": "libvpx-vp9"},
     ),
     "VP8 with hidden frames": (
         "a.webm",
-        PLAIN | {"codec": "libvpx", "deadline": "good", "cpu_used": 5, "auto_alt_ref": 1, "b": "2M", "g": 20},
+        VPX | {"codec": "libvpx"},
     ),
     "MPEG-4 in MP4, as OpenCV writes it": ("a.mp4", PLAIN | {"codec": "mpeg4", "b": "4M", "g": 12}),
     "MPEG-4 with B-frames in AVI": ("a.avi", PLAIN | {"codec": "mpeg4", "b": "4M", "bf": 2, "g": 12}),
@@ -273,14 +237,14 @@ def test_odd_sizes_with_halved_chroma_too(tmp_path):
 
 def test_grey_videos_become_rgb(tmp_path):
     grey = np.repeat(numbered(5)[..., :1], 3, axis=2)
-    image = read(write(tmp_path / "a.mp4", [grey], pix_fmt="gray", qp=0))[0]
-    assert np.abs(image.astype(int) - grey).max() <= 2
+    assert np.array_equal(read(write(tmp_path / "a.mkv", [grey], codec="ffv1", pix_fmt="gray"))[0], grey)
 
 
 def test_palettes_become_rgb(tmp_path):
     image = np.zeros((48, 64, 3), np.uint8)
     image[:, :32], image[:, 32:] = (255, 0, 0), (0, 0, 255)
-    assert np.array_equal(read(write(tmp_path / "a.gif", [image], codec="gif", pix_fmt="rgb8"))[0], image)
+    Image.fromarray(image).quantize(4).save(tmp_path / "a.gif")
+    assert np.array_equal(read(tmp_path / "a.gif")[0], image)
 
 
 def test_pixels_are_those_of_opencv(tmp_path):
@@ -314,12 +278,12 @@ def test_a_damaged_packet_spoils_its_group_and_no_more(tmp_path, suffix):
     path = write_numbered(tmp_path / f"a{suffix}", g=20, bf=2, sc_threshold=0)
     sound = read(path)
     packets = packets_of(path)
-    _, offset, size = packets[26]
+    _, offset, size = packets[22]
     data = bytearray(path.read_bytes())
-    data[offset + size // 2 : offset + size] = os.urandom(size - size // 2)
+    data[offset + size // 2 : offset + size] = bytes(size - size // 2)
     path.write_bytes(data)
     found = read(path)
-    spoilt = {index for index, *_ in packets[26:40]}
+    spoilt = {index for index, *_ in packets[22:40]}
     assert set(found) == set(range(60)) - spoilt
     assert all(np.array_equal(image, sound[index]) for index, image in found.items())
 
@@ -375,7 +339,7 @@ def write_sound(path: Path, cover: bool = False) -> Path:
             picture.width, picture.height, picture.pix_fmt = 144, 80, "rgb24"
             picture.disposition = av.stream.Disposition.attached_pic
             container.mux(picture.encode(av.VideoFrame.from_ndarray(numbered(0), "rgb24")))
-        frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
         frame.rate, frame.pts = 16000, 0
         container.mux(sound.encode(frame))
         container.mux(sound.encode(None))
@@ -396,10 +360,20 @@ def test_a_video_without_packets_has_no_frames(tmp_path):
     assert reason(path).startswith(("has no frames", "is no video"))
 
 
-def test_frames_beyond_the_limit_are_refused(tmp_path):
-    image = np.zeros((8000, 8008, 3), np.uint8)
-    path = write(tmp_path / "a.avi", [image], codec="mjpeg", pix_fmt="yuvj420p")
-    assert reason(path) == "frames of 8008x8000 px exceed 64 megapixels"
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
+def test_frames_beyond_the_limit_are_refused(tmp_path, monkeypatch, codec):
+    path = write(tmp_path / "a.mp4", [np.zeros((1000, 1008, 3), np.uint8)], codec=codec, pix_fmt="yuvj420p")
+    assert list(read(path)) == [0]
+    monkeypatch.setattr("shards.stream.MAX_PIXELS", 1_000_000)
+    assert reason(path) == "frames of 1008x1000 px exceed 1 megapixels"
+
+
+def test_a_frame_that_grows_beyond_the_limit_on_the_way_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("shards.stream.MAX_PIXELS", 1_000_000)
+    small = write(tmp_path / "s.h264", [np.zeros((96, 96, 3), np.uint8)] * 3)
+    large = write(tmp_path / "l.h264", [np.zeros((1000, 1008, 3), np.uint8)] * 3)
+    (tmp_path / "a.h264").write_bytes(small.read_bytes() + large.read_bytes())
+    assert {image.shape for image in read(tmp_path / "a.h264").values()} == {(96, 96, 3)}
 
 
 def test_bad_text_in_the_metadata_does_no_harm(tmp_path):

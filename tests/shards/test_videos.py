@@ -263,7 +263,7 @@ def test_a_split_in_which_no_video_gives_a_face_is_refused(weights, tmp_path):
     root = tmp_path / "raw"
     write_clip(root / "a.mp4", faces=0)
     table = own(root, ["a.mp4,real,,,test"])
-    with pytest.raises(ShardSetError, match="no sample was added.*gave no face"):
+    with pytest.raises(ShardSetError, match=r"no sample was added.*gave no face"):
         make(chosen(root, tmp_path / "out", weights, "own", labels=table, max_failed=1))
 
 
@@ -311,7 +311,7 @@ def test_a_set_of_another_split_beside_must_not_share_groups(weights, tmp_path):
     first = own(root, ["a.mp4,real,,g,train"])
     make(chosen(root, tmp_path / "out", weights, "own", labels=first))
     second = own(root, ["b.mp4,real,,g,test"])
-    with pytest.raises(ShardSetError, match="1 groups, as 'own/g'.*own-train.json and in the test set"):
+    with pytest.raises(ShardSetError, match=r"1 groups, as 'own/g'.*own-train.json and in the test set"):
         make(chosen(root, tmp_path / "out", weights, "own", labels=second))
 
 

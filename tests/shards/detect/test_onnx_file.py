@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import onnx
@@ -109,6 +110,20 @@ def test_faces_of_shrunk_frames_are_in_pixels_of_the_frame(
 ) -> None:
     frame = grey(width, height)
     one_face(marker, frame, draw_face(frame, 700, 400), tolerance=0.5)
+
+
+def test_faces_survive_video_compression(marker: OnnxDetector, tmp_path: Path) -> None:
+    frame = grey(320, 240)
+    truth = draw_face(frame, 101, 88, 48)
+    with av.open(str(tmp_path / "clip.mp4"), "w") as video:
+        stream = video.add_stream("libx264", rate=25, options={"crf": "32"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        video.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        video.mux(stream.encode())
+    with av.open(str(tmp_path / "clip.mp4")) as video:
+        decoded = next(video.decode(video=0)).to_ndarray(format="rgb24")
+    assert (decoded != frame).any()
+    one_face(marker, decoded, truth, tolerance=0.5)
 
 
 def test_frames_of_any_size_are_taken_in_one_call(marker: OnnxDetector) -> None:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,8 @@ from dfdet.errors import WeightsError
 from shards.detect.faces import Faces
 from shards.detect.resnet50 import ResNet50Detector, make_network
 
-THRESHOLD = 0.62
-"""Of random weights: some dozens of the priors lie above it."""
+THRESHOLD = 0.65
+"""With random weights: over a hundred faces at 256x256, some at 96x64."""
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +112,15 @@ def test_large_frames_are_shrunk_and_faces_scaled_back(weights: Path) -> None:
     assert len(large.scores)
 
 
-def test_safetensors_give_the_same_faces(
+def test_safetensors_packed_or_not_give_the_same_faces(
     detector: ResNet50Detector, tensors: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     safetensors.torch.save_file(tensors, tmp_path / "w.safetensors")
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        archive.write(tmp_path / "w.safetensors")
     frame = picture(1, 96, 64)
-    assert same(opened(tmp_path / "w.safetensors")([frame])[0], detector([frame])[0])
+    for name in ("w.safetensors", "w.zip"):
+        assert same(opened(tmp_path / name)([frame])[0], detector([frame])[0])
 
 
 def test_a_file_of_another_network_is_refused_by_name(
