@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shards.appearance import likeness
 from shards.detect.faces import Faces
 from shards.detect.geometry import Floats, area, intersection
 
@@ -25,6 +26,8 @@ MAX_MOVE = 1.0
 """Between two looks at it, the centre of a face moves less than this (in sides of the face)."""
 MAX_GROWTH = 2.0
 """Between two looks at it, the side of a face changes by less than this factor."""
+LEAST_LIKENESS = 0.6
+"""Between two looks at it, a face keeps more of its colours than this (0 to 1)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def choose(
     selection: Selection,
     masks: Sequence[Mask | None],
     sizes: Sequence[tuple[int, int]],
+    looks: Sequence[Floats] | None = None,
 ) -> list[Choice | None]:
     """Chooses a face for each sampled frame of one video; None where there is none to cut.
 
@@ -60,16 +64,18 @@ def choose(
     - ``mask``: the box that holds most of the mask's pixels, the largest where several hold equally
       many; the largest box where the frame has no mask, or an empty one, or none in a box.
     - ``track``: faces are linked to tracks (see :func:`link`). Cut is the track whose boxes hold most
-      of the masks over the whole video; without masks the one with the largest sum of area times
-      score, so that who is large for a moment does not win. Frames without that track give None,
-      never another person's face. This holds across cuts too: faces after a cut are a new track
-      unless they lie where the old one was.
+      of the masks over the whole video; without masks the one with the largest sum of score times
+      area, relative to the largest face of the same frame: who is there longest wins, not who comes
+      close for a moment, nor who sits small behind all the time. Frames without that track give None,
+      never another person's face. This holds across cuts too, if ``looks`` are given.
 
     Args:
         faces: Of each sampled frame, in order of time.
         selection: The rule.
         masks: Mask of the manipulated region [h, w] (0 to 255) of each frame, in any resolution.
         sizes: Width and height of each frame (pixels).
+        looks: Colours of each frame's faces (``shards.appearance``), which ``track`` compares: after a
+            cut another face may lie where the old one was.
 
     Raises:
         ValueError: The sequences differ in length.
@@ -80,7 +86,7 @@ def choose(
     ]
     tracks: Sequence[Sequence[int] | None] = [None] * len(faces)
     if selection == "track":
-        tracks = linked = link(faces)
+        tracks = linked = link(faces, looks)
         chosen = _track_members(faces, linked, overlaps)
     else:
         used = overlaps if selection == "mask" else [None] * len(faces)
@@ -111,7 +117,8 @@ def _track_members(
     """Which face of each frame belongs to the best track."""
     totals: dict[int, tuple[float, float]] = {}
     for found, numbers, overlap in zip(faces, tracks, overlaps, strict=True):
-        weights = area(found.boxes) * found.scores
+        areas = area(found.boxes)
+        weights = found.scores * areas / max(areas.max(initial=0), 1e-6)
         captured = np.zeros(len(numbers)) if overlap is None else overlap.captured
         for number, share, weight in zip(numbers, captured, weights, strict=True):
             before = totals.get(number, (0.0, 0.0))
@@ -120,48 +127,57 @@ def _track_members(
     return [numbers.index(best) if best in numbers else None for numbers in tracks]
 
 
-def link(faces: Sequence[Faces]) -> list[list[int]]:
+def link(faces: Sequence[Faces], looks: Sequence[Floats] | None = None) -> list[list[int]]:
     """Track number of each face of each frame.
 
     Sampled frames may lie a second apart, so that boxes of one person need not overlap. A face may
-    continue a track if its centre moved by less than :data:`MAX_MOVE` sides and its side changed by
-    less than :data:`MAX_GROWTH`, since the track was last seen, however long ago. The cost of a link
-    is the move in sides, plus the change of the logarithm of the side, plus 1 - IoU; the cheapest
-    links are made first, each track and each face at most once.
+    continue a track if its centre moved by less than :data:`MAX_MOVE` sides, its side changed by less
+    than :data:`MAX_GROWTH` and it keeps :data:`LEAST_LIKENESS` of its colours, since the track was last
+    seen, however long ago. The cost of a link is the move in sides, plus the change of the logarithm
+    of the side, plus 1 - IoU; the cheapest links are made first, each track and each face at most once.
     """
-    seen: list[Floats] = []
+    colours = looks if looks is not None else [np.ones((len(found.boxes), 1), np.float32) for found in faces]
+    seen: list[_Seen] = []
     numbers = []
-    for found in faces:
-        continued = _assign(seen, found.boxes)
+    for found, looked in zip(faces, colours, strict=True):
+        new = [_Seen(box, look) for box, look in zip(found.boxes, looked, strict=True)]
+        continued = _assign(seen, new)
         own = []
-        for face, box in enumerate(found.boxes):
+        for face, each in enumerate(new):
             track = continued.get(face, len(seen))
-            seen[track : track + 1] = [box]
+            seen[track : track + 1] = [each]
             own.append(track)
         numbers.append(own)
     return numbers
 
 
-def _assign(seen: Sequence[Floats], boxes: Floats) -> dict[int, int]:
-    """Track that each face continues, by the last box of each track."""
+class _Seen(NamedTuple):
+    box: Floats
+    look: Floats
+
+
+def _assign(seen: Sequence[_Seen], new: Sequence[_Seen]) -> dict[int, int]:
+    """Track that each face continues, by the last look at each track."""
     tracks: dict[int, int] = {}
-    for _, track, face in sorted(_links(seen, boxes)):
+    for _, track, face in sorted(_links(seen, new)):
         if face not in tracks and track not in tracks.values():
             tracks[face] = track
     return tracks
 
 
-def _links(seen: Sequence[Floats], boxes: Floats) -> Iterator[tuple[float, int, int]]:
+def _links(seen: Sequence[_Seen], found: Sequence[_Seen]) -> Iterator[tuple[float, int, int]]:
     """Cost, track and face of each link that is possible."""
-    if not seen or not len(boxes):
+    if not seen or not found:
         return
-    last, new = np.stack(seen)[:, None], boxes[None]
+    last, new = np.stack([each.box for each in seen])[:, None], np.stack([each.box for each in found])[None]
+    alike = np.array([[likeness(old.look, each.look) for each in found] for old in seen])
     sides, others = np.sqrt(np.maximum(area(last), 1e-6)), np.sqrt(np.maximum(area(new), 1e-6))
     move = np.linalg.norm(_centre(last) - _centre(new), axis=-1) / np.maximum(sides, others)
     growth = abs(np.log(sides / others))
     shared = intersection(last, new)
     cost = move + growth + 1 - shared / (sides**2 + others**2 - shared)
-    for track, face in np.argwhere((move < MAX_MOVE) & (growth < np.log(MAX_GROWTH))):
+    possible = (move < MAX_MOVE) & (growth < np.log(MAX_GROWTH)) & (alike > LEAST_LIKENESS)
+    for track, face in np.argwhere(possible):
         yield float(cost[track, face]), int(track), int(face)
 
 

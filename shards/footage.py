@@ -40,6 +40,8 @@ class Footage(ABC):
     """Number of the frame at each position, for keys; ascending and unique."""
     problem: str | None = None
     """Why frames could not be read, the last reason met."""
+    note: str | None = None
+    """What is wrong with the whole, though its frames can be read."""
 
     def __enter__(self) -> Self:
         return self
@@ -101,6 +103,7 @@ class _VideoFootage(Footage):
         self._video = VideoFile(path)
         self.length = self._video.length
         self.numbers = range(self.length)
+        self.note = self._video.cut_off
 
     def close(self) -> None:
         self._video.close()

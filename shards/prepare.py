@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from dfdet.schema import Candidate, CropRecipe, Failure, Sample, Shortfall, encode_part
 from shards.align import Template, crop, map_box, map_points, to_crop
+from shards.appearance import appearance
 from shards.choose import Choice, choose
 from shards.decode import Stored, StoreFormat, encode
 from shards.detect.faces import Detector, Faces, Image
@@ -113,16 +114,18 @@ class _Attempt:
             else:
                 positions = self._picked(length)
                 self.asked = len(positions)
-                self._cut(footage, positions)
+                self._keep(footage, self._cut(footage, positions))
             self.problem = footage.problem
+            self.notes.update([footage.note] if footage.note else [])
         self.prepared.items.sort(key=lambda item: item[0].frame)
 
     def _usable_length(self, footage: Footage) -> int:
         """Frames that the video and its siblings have in common."""
         least = 1 if self.video.kind == "image" or self.video.ready else self.options.min_frames
         if footage.length < least:
+            note = f" ({footage.note})" if footage.note else ""
             raise UnusableVideoError(
-                f"is too short: {footage.length} frames, fewer than --min_frames {least}"
+                f"is too short: {footage.length} frames, fewer than --min_frames {least}{note}"
             )
         with self._timed("read"):
             lengths = [_length(other) for other in self.job.siblings]
@@ -138,12 +141,14 @@ class _Attempt:
     def _find_at_least(self, footage: Footage, length: int) -> None:
         wanted = self.options.frames
         order = islice(outward(length), MAX_TRIES * wanted)
-        while lacking := wanted - len(self.prepared.items):
+        looks: list[_Look] = []
+        while lacking := wanted - len(self.prepared.items) - self._chosen(looks):
             positions = sorted(islice(order, lacking))
             if not positions:
                 break
             self.asked += len(positions)
-            self._cut(footage, positions)
+            looks = sorted(looks + self._cut(footage, positions), key=lambda look: look.position)
+        self._keep(footage, looks)
 
     def _store(self, footage: Footage, positions: Sequence[int]) -> None:
         """Ready crops, as they are or encoded alike."""
@@ -157,15 +162,15 @@ class _Attempt:
             else:
                 self.reasons[result] += 1
 
-    def _cut(self, footage: Footage, positions: Sequence[int]) -> None:
-        """Finds, chooses and cuts the face of each frame; tracks are formed over all of them."""
+    def _cut(self, footage: Footage, positions: Sequence[int]) -> list[_Look]:
+        """Looks at frames and cuts their faces; gives back what only all frames together decide."""
         looks: list[_Look] = []
         for chunk in self._chunks(footage, positions):
             looks += self._look(chunk)
             if self.options.selection != "track":
                 self._keep(footage, looks)
                 looks = []
-        self._keep(footage, looks)
+        return looks
 
     def _chunks(self, footage: Footage, positions: Sequence[int]) -> Iterator[list[tuple[int, Image]]]:
         frames = iter(footage.frames(positions))
@@ -189,16 +194,12 @@ class _Attempt:
         looks = [_Look(position, image, faces) for (position, image), faces in zip(chunk, found, strict=True)]
         if self.options.selection == "track":
             with self._timed("align"):
-                for look in looks:  # Crops of all candidates take less memory than the frames.
+                for look in looks:
                     look.cut_all(self.by.recipe)
         return looks
 
     def _keep(self, footage: Footage, looks: Sequence[_Look]) -> None:
-        masks = self._masks([look.position for look in looks])
-        choices = choose(
-            [look.faces for look in looks], self.options.selection, masks, [look.size for look in looks]
-        )
-        for look, choice in zip(looks, choices, strict=True):
+        for look, choice in zip(looks, self._choices(looks), strict=True):
             if choice is None:
                 self.reasons["without a face" if not len(look.faces.scores) else "without the person"] += 1
                 continue
@@ -208,6 +209,18 @@ class _Attempt:
                 self.reasons[f"whose face cannot be aligned ({cut})"] += 1
                 continue
             self._add(footage.numbers[look.position], look, choice, cut)
+
+    def _choices(self, looks: Sequence[_Look]) -> list[Choice | None]:
+        return choose(
+            [look.faces for look in looks],
+            self.options.selection,
+            self._masks([look.position for look in looks]),
+            [look.size for look in looks],
+            [look.colours for look in looks] if self.options.selection == "track" else None,
+        )
+
+    def _chosen(self, looks: Sequence[_Look]) -> int:
+        return sum(choice is not None for choice in self._choices(looks)) if looks else 0
 
     def _masks(self, positions: Sequence[int]) -> list[NDArray[np.uint8] | None]:
         if self.video.mask is None or self.options.selection == "largest":
@@ -306,11 +319,15 @@ class _Look:
     def __init__(self, position: int, image: Image, faces: Faces) -> None:
         self.position, self.faces = position, faces
         self.size = (image.shape[1], image.shape[0])
+        self.colours: NDArray[np.float32] = np.zeros((0, 0), np.float32)
+        """Of each face, where tracks are formed."""
         self._image: Image | None = image
         self._cuts: list[_Cut | str] = []
 
     def cut_all(self, recipe: CropRecipe) -> None:
-        """Cuts every candidate and lets the frame go."""
+        """Cuts every candidate and lets the frame go, which takes more memory."""
+        assert self._image is not None
+        self.colours = appearance(self._image, self.faces.boxes)
         self._cuts = [self._cut(index, recipe) for index in range(len(self.faces.scores))]
         self._image = None
 

@@ -79,6 +79,11 @@ class Stream:
         rate = self._stream.average_rate or self._stream.guessed_rate
         return float(rate) if rate else None
 
+    @property
+    def promised(self) -> int:
+        """Frames that the header tells of; 0 where it tells nothing."""
+        return int(self._stream.frames)
+
     def close(self) -> None:
         """Closes the file."""
         self._container.close()

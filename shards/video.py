@@ -46,6 +46,8 @@ class VideoFile:
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         self._size: tuple[int, int] | None = None
+        self.cut_off: str | None = None
+        """That the file ends before its last frame, where its header tells so."""
         self._stream = Stream(path, threads)
         try:
             self._table = self._read_table()
@@ -130,6 +132,8 @@ class VideoFile:
             is_shown = not (each.is_discard or each.is_corrupt)
             packets.append(Packet(each.pts, each.dts, each.is_keyframe, is_shown, each.size))
             _check_count(len(packets))
+        if len(packets) < stream.promised:
+            self.cut_off = f"the file is cut off: {len(packets)} of {stream.promised} frames are there"
         if stream.codec == "mpeg4" and any(each.size < _EMPTY_PICTURE_BYTES for each in packets):
             return None
         return PacketTable(packets) if is_exact(packets) else None

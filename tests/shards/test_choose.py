@@ -119,6 +119,16 @@ def test_track_weighs_area_by_score() -> None:
     assert chosen(doubtful, "track") == [1, 1]
 
 
+def test_track_takes_who_is_there_longest_not_who_comes_closest() -> None:
+    found = [faces(square(50, side=90))] * 3 + [faces(square(150))] * 4
+    assert chosen(found, "track") == [None] * 3 + [0] * 4
+
+
+def test_track_takes_the_main_person_not_one_who_sits_small_behind() -> None:
+    both = faces(square(50, side=8), square(150, side=40))
+    assert chosen([both, both, faces(square(50, side=8))], "track") == [1, 1, None]
+
+
 def test_frames_without_the_tracked_person_give_nobody_else() -> None:
     found = [faces(square(50, side=30)), faces(square(150)), faces(square(150), square(50, side=30))]
     assert chosen(found, "track") == [0, None, 1]
@@ -138,3 +148,18 @@ def test_track_numbers_of_all_faces_are_recorded() -> None:
 def test_sequences_of_other_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="zip"):
         choose([faces(square(50))], "largest", [], [SIZE])
+
+
+def test_a_face_of_other_colours_in_the_same_place_starts_a_new_track() -> None:
+    """After a cut, another person may stand where the first one stood."""
+    found = [faces(square(50)), faces(square(51)), faces(square(52)), faces(square(53))]
+    singer, listener = np.array([[1, 0]], np.float32), np.array([[0.3, 0.7]], np.float32)
+    assert link(found, [listener, singer, singer, singer]) == [[0], [1], [1], [1]]
+    choices = choose(found, "track", [None] * 4, [SIZE] * 4, [listener, singer, singer, singer])
+    assert [choice and choice.index for choice in choices] == [None, 0, 0, 0]
+
+
+def test_a_track_goes_on_after_a_cutaway() -> None:
+    found = [faces(square(50)), faces(square(50)), faces(square(50))]
+    singer, listener = np.array([[1, 0]], np.float32), np.array([[0, 1]], np.float32)
+    assert link(found, [singer, listener, singer]) == [[0], [1], [0]]

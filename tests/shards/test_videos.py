@@ -288,6 +288,32 @@ def test_at_least_looks_on_until_enough_faces_are_found(weights, tmp_path):
     assert manifest.shortfalls[0].asked > 8
 
 
+def test_a_person_is_tracked_however_frames_are_picked(weights, tmp_path):
+    root = tmp_path / "raw"
+    write_clip(root / "a.mp4", frames=40, faces=2)
+    table = own(root, ["a.mp4,real,,,test"])
+    options = chosen(root, tmp_path / "out", weights, "own", labels=table, frames=6, selection="track")
+    made = make(options.model_copy(update={"pick": "at_least"}))
+    found = sorted((sample for sample, _ in samples(made.manifests[0])), key=lambda sample: sample.frame)
+    assert len(found) == 6
+    assert all(len(sample.candidates) == 2 for sample in found)
+    tracks = {sample.candidates[sample.chosen].track for sample in found}
+    assert len(tracks) == 1 and None not in tracks
+    assert len({round(sample.candidates[sample.chosen].box[0] - sample.frame) for sample in found}) <= 2
+
+
+def test_a_file_that_is_cut_off_is_a_recorded_shortfall(weights, tmp_path):
+    root = tmp_path / "raw"
+    clip = write_clip(root / "a.mp4", frames=60, movflags="faststart")
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    table = own(root, ["a.mp4,real,,,test"])
+    made = make(chosen(root, tmp_path / "out", weights, "own", labels=table))
+    (short,) = read_manifest(made.manifests[0]).shortfalls
+    assert short.reason.startswith("the file is cut off: ")
+    assert short.reason.endswith(" of 60 frames are there")
+    assert short.faces == 4
+
+
 def test_images_and_ready_crops_need_no_videos(weights, tmp_path):
     crops = tmp_path / "set"
     for source, video in (("real", "000"), ("fake", "000_001")):
