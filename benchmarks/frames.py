@@ -30,23 +30,36 @@ GROUPS = (250, 12)
 Images = dict[int, np.ndarray]
 
 
-def picture(index: int, texture: np.ndarray) -> np.ndarray:
+def picture(
+    index: int, texture: np.ndarray, paint: Callable[[int, np.ndarray], None] | None = None
+) -> np.ndarray:
     """A frame [H, W, 3] of a scene that moves as a talking head does, with the noise of a camera."""
     noise = np.random.default_rng(index).normal(0, 5, (HEIGHT, WIDTH, 1))
     top, left = int(40 + 20 * np.sin(index / 20)), int(40 + 30 * np.sin(index / 33))
-    view = texture[top : top + HEIGHT, left : left + WIDTH]
+    view = texture[top : top + HEIGHT, left : left + WIDTH].copy()
+    if paint is not None:
+        paint(index, view)
     return (view + noise).clip(0, 255).astype(np.uint8)
 
 
-def make_clip(path: Path, length: int, group: int) -> Path:
-    """An H.264 clip by x264's defaults (crf 23, three B-frames), as FaceForensics++ c23."""
+def make_clip(
+    path: Path, length: int, group: int, paint: Callable[[int, np.ndarray], None] | None = None
+) -> Path:
+    """An H.264 clip by x264's defaults (crf 23, three B-frames), as FaceForensics++ c23.
+
+    Args:
+        path: File to write.
+        length: Frames.
+        group: Most frames from one key frame to the next.
+        paint: Paints something into frame ``index`` of the moving scene, before the camera's noise.
+    """
     small = np.random.default_rng(0).normal(128, 50, (24, 32, 3)).astype(np.float32)
     texture = cv2.resize(small, (WIDTH + 120, HEIGHT + 120), interpolation=cv2.INTER_CUBIC)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"crf": "23", "g": str(group)})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for index in range(length):
-            frame = av.VideoFrame.from_ndarray(picture(index, texture), "rgb24")
+            frame = av.VideoFrame.from_ndarray(picture(index, texture, paint), "rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path

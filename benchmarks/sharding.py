@@ -4,8 +4,8 @@
 
 The usual way opens the file again for each frame and seeks with OpenCV, looks for faces in one frame
 at a time, cuts and writes a PNG, as public preprocessing does; the detector file and its input size
-are the same, and so is the number of threads: one. Without --video a clip of 750 frames of 640x480 is made of rendered heads. Rounds
-alternate; the table has medians.
+are the same, and so is the number of threads: one. Without --video a clip is made as that of
+benchmarks/frames.py, with a rendered head in it. Rounds alternate; the table has medians.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import tyro
+from frames import GROUPS, make_clip
 
 from shards.align import TEMPLATES
 from shards.demo.people import draw_person, draw_scene, pose_at
@@ -32,25 +32,20 @@ from shards.plan import Job
 from shards.videos import Making, find, making
 
 STAGES = ("read", "detect", "align", "encode")
-LENGTH, WIDTH, HEIGHT, FACE = 750, 640, 480, 300
+LENGTH, FACE = 750, 300
 
 
-def make_clip(path: Path) -> None:
-    """A rendered head that moves, with a camera's noise, H.264 as x264 makes it by default (GOP 250)."""
+def make_head_clip(path: Path) -> None:
+    """A rendered head that moves before a moving scene."""
     rng = np.random.default_rng(0)
     person, scene = draw_person(rng), draw_scene(rng)
-    ground = cv2.resize(rng.integers(60, 200, (12, 16, 3)).astype(np.uint8), (WIDTH, HEIGHT))
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for index in range(LENGTH):
-            head = render(person, scene, pose_at(scene, index)).image
-            image = ground.astype(np.float32)
-            x = int(170 + 60 * np.sin(index / 30))
-            image[90 : 90 + FACE, x : x + FACE] = cv2.resize(head * 255, (FACE, FACE))
-            image = (image + rng.normal(0, 5, (HEIGHT, WIDTH, 1))).clip(0, 255).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
-        container.mux(stream.encode(None))
+
+    def paint(index: int, image: np.ndarray) -> None:
+        head = render(person, scene, pose_at(scene, index)).image
+        x = int(170 + 60 * np.sin(index / 30))
+        image[90 : 90 + FACE, x : x + FACE] = cv2.resize(head * 255, (FACE, FACE))
+
+    make_clip(path, LENGTH, GROUPS[0], paint)
 
 
 def ours(make: Making, job: Job, detector: Detector) -> Counter[str]:
@@ -107,7 +102,7 @@ def main(weights: Path, video: Path | None = None, frames: int = 32, rounds: int
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
         if video is None:
-            make_clip(clip)
+            make_head_clip(clip)
         else:
             clip.symlink_to(video.absolute())
         (Path(folder) / "labels.csv").write_text("file,label,split\nclip.mp4,real,test\n")

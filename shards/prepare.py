@@ -13,20 +13,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dfdet.schema import Candidate, CropRecipe, Failure, Sample, Shortfall, encode_part
-from shards.align import Template, crop, map_box, map_points, to_crop
-from shards.appearance import appearance
+from dfdet.schema import CropRecipe, Failure, Sample, Shortfall, encode_part
 from shards.choose import Choice, choose
 from shards.decode import Stored, StoreFormat, encode
-from shards.detect.faces import Detector, Faces, Image
+from shards.detect.faces import Detector, DetectorError, Image
 from shards.footage import Footage, open_footage, read_masks
 from shards.frames import outward, pick
+from shards.looks import Cut, Look, record
 from shards.options import VideoSets
 from shards.plan import Job
 from shards.source import Video
@@ -70,13 +69,19 @@ class Preparer:
         self.options, self.dataset, self.recipe, self.detector = options, dataset, recipe, detector
 
     def __call__(self, job: Job) -> Prepared:
-        """Prepares one video; whatever is wrong with it stands in the result."""
+        """Prepares one video; whatever is wrong with it stands in the result.
+
+        Raises:
+            DetectorError: The detector failed (a GPU without memory, a dead actor).
+        """
         cv2.setNumThreads(1)  # One process a core does the scaling.
         attempt = _Attempt(self, job)
         try:
             attempt.run()
         except UnusableVideoError as error:
             return attempt.failed(str(error))
+        except DetectorError:
+            raise  # No fault of the video.
         except MemoryError:
             return attempt.failed("does not fit into memory")
         except Exception as error:  # noqa: BLE001 - decoders raise nearly anything; --max_failed bounds it.
@@ -141,8 +146,8 @@ class _Attempt:
     def _find_at_least(self, footage: Footage, length: int) -> None:
         wanted = self.options.frames
         order = islice(outward(length), MAX_TRIES * wanted)
-        looks: list[_Look] = []
-        while lacking := wanted - len(self.prepared.items) - self._chosen(looks):
+        looks: list[Look] = []
+        while (lacking := wanted - len(self.prepared.items) - self._chosen(looks)) > 0:
             positions = sorted(islice(order, lacking))
             if not positions:
                 break
@@ -162,9 +167,9 @@ class _Attempt:
             else:
                 self.reasons[result] += 1
 
-    def _cut(self, footage: Footage, positions: Sequence[int]) -> list[_Look]:
+    def _cut(self, footage: Footage, positions: Sequence[int]) -> list[Look]:
         """Looks at frames and cuts their faces; gives back what only all frames together decide."""
-        looks: list[_Look] = []
+        looks: list[Look] = []
         for chunk in self._chunks(footage, positions):
             looks += self._look(chunk)
             if self.options.selection != "track":
@@ -187,18 +192,24 @@ class _Attempt:
             if found is None:
                 return
 
-    def _look(self, chunk: Sequence[tuple[int, Image]]) -> list[_Look]:
+    def _look(self, chunk: Sequence[tuple[int, Image]]) -> list[Look]:
         assert self.by.detector is not None, "only ready crops need no detector"
-        with self._timed("detect"):
-            found = self.by.detector([image for _, image in chunk])
-        looks = [_Look(position, image, faces) for (position, image), faces in zip(chunk, found, strict=True)]
+        try:
+            with self._timed("detect"):
+                found = self.by.detector([image for _, image in chunk])
+        except Exception as error:
+            raise DetectorError(
+                f"the detector failed at {self.video.path} ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}); finished parts are kept, the same command goes on"
+            ) from error
+        looks = [Look(position, image, faces) for (position, image), faces in zip(chunk, found, strict=True)]
         if self.options.selection == "track":
             with self._timed("align"):
                 for look in looks:
                     look.cut_all(self.by.recipe)
         return looks
 
-    def _keep(self, footage: Footage, looks: Sequence[_Look]) -> None:
+    def _keep(self, footage: Footage, looks: Sequence[Look]) -> None:
         for look, choice in zip(looks, self._choices(looks), strict=True):
             if choice is None:
                 self.reasons["without a face" if not len(look.faces.scores) else "without the person"] += 1
@@ -210,7 +221,7 @@ class _Attempt:
                 continue
             self._add(footage.numbers[look.position], look, choice, cut)
 
-    def _choices(self, looks: Sequence[_Look]) -> list[Choice | None]:
+    def _choices(self, looks: Sequence[Look]) -> list[Choice | None]:
         return choose(
             [look.faces for look in looks],
             self.options.selection,
@@ -219,7 +230,7 @@ class _Attempt:
             [look.colours for look in looks] if self.options.selection == "track" else None,
         )
 
-    def _chosen(self, looks: Sequence[_Look]) -> int:
+    def _chosen(self, looks: Sequence[Look]) -> int:
         return sum(choice is not None for choice in self._choices(looks)) if looks else 0
 
     def _masks(self, positions: Sequence[int]) -> list[NDArray[np.uint8] | None]:
@@ -233,21 +244,11 @@ class _Attempt:
             masks = {}
         return [masks.get(position) for position in positions]
 
-    def _add(self, number: int, look: _Look, choice: Choice, cut: _Cut) -> None:
+    def _add(self, number: int, look: Look, choice: Choice, cut: Cut) -> None:
         ext = "webp" if self.options.format == "auto" else self.options.format
         with self._timed("encode"):
             data = encode(cut.image, ext, self.options.quality)
-        faces = look.faces
-        sample = self._sample(
-            number,
-            landmarks=_rounded(map_points(faces.landmarks[choice.index], cut.matrix)),
-            score=_score(faces.scores[choice.index]),
-            box=_rounded([map_box(faces.boxes[choice.index], cut.matrix)])[0],
-            candidates=_candidates(faces, choice),
-            chosen=choice.index,
-            to_crop=tuple(map(tuple, cut.matrix.round(6).tolist())),
-            frame_size=look.size,
-        )
+        sample = self._sample(number, **record(look, choice, cut))
         self.prepared.items.append((sample, ext, data, cut.image.shape[1], cut.image.shape[0]))
 
     def _sample(self, number: int, **found: Any) -> Sample:
@@ -307,44 +308,6 @@ class _Attempt:
             self.prepared.seconds[what] += time.perf_counter() - begin
 
 
-@dataclass(frozen=True)
-class _Cut:
-    image: Image
-    matrix: NDArray[np.float64]
-
-
-class _Look:
-    """A frame and its faces; the frame is let go once all candidates are cut."""
-
-    def __init__(self, position: int, image: Image, faces: Faces) -> None:
-        self.position, self.faces = position, faces
-        self.size = (image.shape[1], image.shape[0])
-        self.colours: NDArray[np.float32] = np.zeros((0, 0), np.float32)
-        """Of each face, where tracks are formed."""
-        self._image: Image | None = image
-        self._cuts: list[_Cut | str] = []
-
-    def cut_all(self, recipe: CropRecipe) -> None:
-        """Cuts every candidate and lets the frame go, which takes more memory."""
-        assert self._image is not None
-        self.colours = appearance(self._image, self.faces.boxes)
-        self._cuts = [self._cut(index, recipe) for index in range(len(self.faces.scores))]
-        self._image = None
-
-    def cut(self, index: int, recipe: CropRecipe) -> _Cut | str:
-        """The crop of a candidate, or why there is none."""
-        return self._cut(index, recipe) if self._image is not None else self._cuts[index]
-
-    def _cut(self, index: int, recipe: CropRecipe) -> _Cut | str:
-        assert self._image is not None and recipe.scale and recipe.size_px
-        try:
-            template = cast(Template, recipe.template)
-            matrix = to_crop(self.faces.landmarks[index], template, recipe.scale, recipe.size_px)
-        except ValueError as error:
-            return str(error)
-        return _Cut(crop(self._image, matrix, recipe.size_px), matrix)
-
-
 @lru_cache(maxsize=4096)
 def _length(video: Video) -> int:
     """Frames of a sibling; 0 where it cannot be opened, which its own job records."""
@@ -357,26 +320,3 @@ def _length(video: Video) -> int:
 
 def _name(job: Job, dataset: str) -> str:
     return "/".join(map(encode_part, (dataset, job.video.source, job.video.video)))
-
-
-def _candidates(faces: Faces, choice: Choice) -> tuple[Candidate, ...]:
-    return tuple(
-        Candidate(
-            box=box,
-            score=_score(score),
-            mask_overlap=None if overlap is None else round(float(overlap), 4),
-            track=track,
-        )
-        for box, score, overlap, track in zip(
-            _rounded(faces.boxes), faces.scores, choice.mask_overlaps, choice.tracks, strict=True
-        )
-    )
-
-
-def _score(score: float) -> float:
-    return round(min(1.0, max(0.0, float(score))), 5)
-
-
-def _rounded(points: Any) -> tuple[tuple[float, ...], ...]:
-    """Thousandths of a pixel: enough, and a tenth of the text."""
-    return tuple(tuple(row) for row in np.asarray(points, np.float64).round(3).tolist())

@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dfdet.errors import DfdetError
+
 Image = NDArray[np.uint8]
 """RGB frame [H, W, 3], upright."""
 
@@ -21,6 +23,10 @@ class Faces(NamedTuple):
     """Confidence (0 to 1), [N]."""
     landmarks: NDArray[np.float32]
     """Image-left eye, image-right eye, nose, image-left and image-right mouth corner, [N, 5, 2]."""
+
+
+class DetectorError(DfdetError):
+    """A detector that failed, not for the frame's sake: nothing is recorded of the video."""
 
 
 class Detector(Protocol):

@@ -104,6 +104,8 @@ def damaged_files(folder: Path) -> list[Path]:
         audio(add(f"audio-{number}.mp4", None))
         write_clip(add(f"nobody-{number}.mp4", None), faces=0, frames=10, seed=number)
         write_clip(add(f"frame-{number}.mp4", None), frames=1, seed=number)
+    for width, height in ((1, 1), (2, 3), (3000, 1), (1, 3000)):
+        Image.new("RGB", (width, height)).save(add(f"{width}x{height}.png", None))
     vast_png(add("vast.png", None))
     for number in range(5):
         header = bytearray(good)

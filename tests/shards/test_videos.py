@@ -15,6 +15,7 @@ from PIL import Image
 from dfdet.errors import InputError, ShardSetError
 from dfdet.schema import Sample
 from shards.__main__ import main
+from shards.detect.faces import DetectorError
 from shards.manifest import read_manifest
 from shards.mapping import here, in_processes
 from shards.options import VideoSets
@@ -312,6 +313,21 @@ def test_a_file_that_is_cut_off_is_a_recorded_shortfall(weights, tmp_path):
     assert short.reason.startswith("the file is cut off: ")
     assert short.reason.endswith(" of 60 frames are there")
     assert short.faces == 4
+
+
+def test_a_failing_detector_ends_the_run_and_blames_no_video(weights, tmp_path):
+    root = tmp_path / "raw"
+    write_clip(root / "a.mp4")
+    options = chosen(root, tmp_path / "out", weights, "own", labels=own(root, ["a.mp4,real,,,test"]))
+    found = find(options)
+    recipe = making(options, found)
+
+    def broken(frames):
+        raise RuntimeError("CUDA out of memory")
+
+    with pytest.raises(DetectorError, match=r"failed at .*a.mp4 \(RuntimeError: CUDA out of memory\)"):
+        make_video_sets(recipe, found, lambda: here(lambda: recipe.with_detector(broken)))
+    assert not list((tmp_path / "out").glob("*.json"))
 
 
 def test_images_and_ready_crops_need_no_videos(weights, tmp_path):
