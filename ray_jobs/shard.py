@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     """Runs the command line; gives the exit code (0 done, 2 bad input, 1 failure, 130/143 signals)."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        options: Any = tyro.cli(ShardJob, prog="shard.py", args=argv)
+        options: Any = tyro.cli(ShardJob, prog="shard.py", args=argv, use_underscores=True)
         return run(with_absolute_paths(options))
     except DfdetError as error:
         print(f"error: {error}", file=sys.stderr)

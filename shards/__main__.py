@@ -66,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # Unfinished files are removed on the way out.
     former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        command: Any = tyro.cli(Command, prog="python -m shards", args=arguments)  # type: ignore[call-overload]
+        command: Any = tyro.cli(Command, prog="python -m shards", args=arguments, use_underscores=True)  # type: ignore[call-overload]
         if isinstance(command, VideoSets):
             return _videos(command)
         if isinstance(command, ImageSets):

@@ -91,7 +91,7 @@ class VideoSets(BaseModel):
     """Device of retinaface."""
     selection: Literal["largest", "mask", "track"] = "mask"
     """Which face: the largest; mask: the one that the manipulation mask covers, largest where there is
-    none; track: the person that is largest over the whole video (or covered by the mask)."""
+    none; track: one person through the video, who is in view most (or covered by the mask)."""
 
     template: Literal["gend", "dfb"] = "gend"
     """Where the five points go: GenD's or DeepfakeBench's template."""

@@ -77,7 +77,7 @@ def task_workers(program: subprocess.Popen[str]) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize("more", [["--workers", "1"], ["--workers", "4"], ["--actors", "2"]])
+@pytest.mark.parametrize("more", [["--workers", "4"], ["--actors", "2"]])
 def test_tasks_and_actors_make_the_bytes_of_processes(
     more: list[str], inputs: list[str], expected: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -138,18 +138,6 @@ def test_a_dry_run_starts_no_ray(inputs: list[str], tmp_path: Path) -> None:
     assert "ffpp-c23" in told
     assert not (tmp_path / "out").exists()
     assert "Ray" not in told
-
-
-def test_a_root_that_a_node_does_not_see_is_told(tmp_path: Path) -> None:
-    from dfdet.errors import InputError
-    from dfdet.schema import CropRecipe
-    from ray_jobs.sharding import Task, _preparer, _Shared
-    from shards.options import VideoSets
-    from shards.videos import Making
-
-    options = VideoSets(dataset="own", root=tmp_path / "elsewhere", out=tmp_path)
-    with pytest.raises(InputError, match="does not see --root"):
-        _preparer(_Shared(Task(Making(options, "own", CropRecipe(), None), None)))
 
 
 def test_failures_past_the_bound_end_the_job_with_one_line(inputs: list[str], tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dfdet.errors import ShardSetError
-from dfdet.schema import CropRecipe, Failure, Manifest, Sample, index_schema
+from dfdet.schema import CropRecipe, Failure, Manifest, Sample, Shortfall, index_schema
+from shards.manifest import read_manifest
+from shards.verify import verify_set
 from shards.write import Item, ShardWriter, check_no_leak, publish
 
 CROP = CropRecipe(template="demo", scale=1.6, size_px=8)
@@ -345,3 +347,95 @@ def test_leak_check_names_a_file_that_is_no_manifest(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps({"name": "x"}))
     with pytest.raises(ShardSetError, match="is no manifest"):
         check_no_leak([tmp_path / "x.json"])
+
+
+def part(folder: Path, number: int, **changes) -> Path:
+    """A finished set of one group, as sharding writes its parts."""
+    with writer(folder, f"part{number}", **changes) as out:
+        out.add_group([item(number, frame) for frame in range(2)])
+        out.add_failure(Failure(video=f"demo/real/lost{number}", label=0, reason="has no face"))
+        out.add_shortfall(
+            Shortfall(
+                video=f"demo/real/v{number}", label=0, asked=3, read=3, faces=2, reason="1 without a face"
+            )
+        )
+    return out.manifest_path
+
+
+def test_adopted_parts_become_one_sound_set(tmp_path):
+    parts = [part(tmp_path / "parts", number) for number in range(3)]
+    with writer(tmp_path, plan_sha256="f" * 64, missing=["sbi/v9"]) as out:
+        for each in parts:
+            out.adopt(each)
+    manifest = read_manifest(out.manifest_path)
+    assert verify_set(out.manifest_path) == []
+    assert [entry.file for entry in manifest.shards] == [f"train-{number:06d}.tar" for number in range(3)]
+    assert [row["shard"] for row in rows(out.manifest_path)] == [0, 0, 1, 1, 2, 2]
+    assert [failure.video for failure in manifest.failures] == [f"demo/real/lost{n}" for n in range(3)]
+    assert [short.video for short in manifest.shortfalls] == [f"demo/real/v{n}" for n in range(3)]
+    assert (manifest.missing, manifest.plan_sha256) == (("sbi/v9",), "f" * 64)
+
+
+def test_adopted_tars_are_those_of_the_parts_which_stay(tmp_path):
+    each = part(tmp_path / "parts", 0)
+    before = files(tmp_path / "parts")
+    with writer(tmp_path) as out:
+        out.adopt(each)
+    assert files(tmp_path / "parts") == before
+    assert (tmp_path / "train-000000.tar").read_bytes() == before["part0-000000.tar"]
+
+
+def test_groups_can_be_added_before_and_after_adopted_ones(tmp_path):
+    each = part(tmp_path / "parts", 5)
+    with writer(tmp_path) as out:
+        out.add_group([item(1)])
+        out.adopt(each)
+        out.add_group([item(2)])
+    assert [row["shard"] for row in rows(out.manifest_path)] == [0, 1, 1, 2]
+    assert verify_set(out.manifest_path) == []
+
+
+def test_a_part_is_not_adopted_twice(tmp_path):
+    each = part(tmp_path / "parts", 0)
+    with (
+        pytest.raises(ShardSetError, match="key 'demo/real/v0/000000' occurs twice"),
+        writer(tmp_path) as out,
+    ):
+        out.adopt(each)
+        out.adopt(each)
+    assert not list(tmp_path.glob("train*"))
+
+
+def test_a_group_in_two_parts_is_refused(tmp_path):
+    each = part(tmp_path / "parts", 0)
+    with pytest.raises(ShardSetError, match="group 'demo/0' was already added"), writer(tmp_path) as out:
+        out.add_group([item(0, frame=7)])
+        out.adopt(each)
+
+
+def test_a_part_of_another_recipe_is_refused(tmp_path):
+    crop = CropRecipe(template="gend", scale=1.6, size_px=8)
+    with writer(tmp_path / "parts", "part", crop=crop) as out:
+        out.add_group([item(0, crop=crop)])
+    with pytest.raises(ShardSetError, match="another dataset, split or crop recipe"), writer(tmp_path) as to:
+        to.adopt(out.manifest_path)
+
+
+def test_a_file_system_without_hard_links_gets_copies(tmp_path, monkeypatch):
+    def refuse(self, target):
+        raise OSError("links are not supported")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    each = part(tmp_path / "parts", 0)
+    with writer(tmp_path) as out:
+        out.adopt(each)
+    assert verify_set(out.manifest_path) == []
+    tar = tmp_path / "train-000000.tar"
+    assert tar.stat().st_ino != (tmp_path / "parts" / "part0-000000.tar").stat().st_ino
+
+
+def test_a_cancelled_writer_leaves_nothing(tmp_path):
+    with writer(tmp_path) as out:
+        out.add_group([item(0)])
+        out.cancel()
+    assert not list(tmp_path.iterdir())
