@@ -36,7 +36,7 @@ def blocks(reader: SetReader, pairs: int, seed: int) -> Iterator[Block]:
     }
     if groups:
         chosen = _drawn(groups, seed)[:pairs]
-        strips = tuple(Strip(printable(name), _tiles(reader, _pair(groups[name]))) for name in chosen)
+        strips = tuple(Strip(printable(name), _tiles(reader, _pairs(groups[name]))) for name in chosen)
         yield Block("A real and its fakes", strips)
     else:
         yield Block("Faces (no real has a fake here)", tuple(_singles(reader, pairs, seed)))
@@ -62,22 +62,27 @@ def _drawn(names: Iterable[str], seed: int) -> list[str]:
     return sorted(names, key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode()).digest())
 
 
-def _pair(rows: Sequence[Row]) -> list[Row]:
-    """A real, and of each method the fake of the nearest frame; of the real the frame in the middle
-    of those that most methods have."""
-    reals = sorted((row for row in rows if row.label == REAL), key=lambda row: row.frame)
-    fakes = [row for row in rows if row.label == FAKE]
-    frames = Counter(row.frame for row in fakes)
-    most = max(frames[row.frame] for row in reals)
-    common = [row for row in reals if frames[row.frame] == most]
-    real = common[len(common) // 2]
+def _pairs(rows: Sequence[Row]) -> list[Row]:
+    """Reals, each with the fake of the nearest frame of each method, at as many frames as have room.
+
+    Frames are spread over those of the real that most methods have.
+    """
     methods: dict[str, list[Row]] = defaultdict(list)
-    for row in fakes:
-        methods[row.method].append(row)
-    nearest = [
-        min(of, key=lambda row: (abs(row.frame - real.frame), row.key)) for _, of in sorted(methods.items())
-    ]
-    return [real, *nearest][:COLUMNS]
+    for row in rows:
+        if row.label == FAKE:
+            methods[row.method].append(row)
+    frames = Counter(row.frame for fakes in methods.values() for row in fakes)
+    reals = [row for row in rows if row.label == REAL]
+    most = max(frames[row.frame] for row in reals)
+    common = _spread(
+        [row for row in reals if frames[row.frame] == most], max(1, COLUMNS // (1 + len(methods)))
+    )
+    tiles = []
+    for real in common:
+        tiles.append(real)
+        for _, fakes in sorted(methods.items()):
+            tiles.append(min(fakes, key=lambda row: (abs(row.frame - real.frame), row.key)))
+    return tiles[:COLUMNS]
 
 
 def _singles(reader: SetReader, pairs: int, seed: int) -> Iterator[Strip]:
@@ -98,10 +103,12 @@ def _videos(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return videos
 
 
-def _spread(rows: Sequence[Row]) -> list[Row]:
-    """Frames from the first to the last, as far apart as the columns allow."""
+def _spread(rows: Sequence[Row], count: int = COLUMNS) -> list[Row]:
+    """Frames from the first to the last, as far apart as the count allows; one: from the middle."""
     ordered = sorted(rows, key=lambda row: row.frame)
-    places = np.linspace(0, len(ordered) - 1, min(COLUMNS, len(ordered))).round().astype(int)
+    if count == 1:
+        return [ordered[len(ordered) // 2]]
+    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
     return [ordered[place] for place in places]
 
 

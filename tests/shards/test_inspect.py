@@ -118,6 +118,19 @@ def test_row_is_a_real_and_its_fakes_of_the_frame_that_most_have(paired):
     ]
 
 
+def test_a_row_has_the_pair_at_as_many_frames_as_have_room(tmp_path):
+    group = [
+        item(sample(source, video, frame, group="d/v0"), (0, 200, 0))
+        for frame in range(9)
+        for source, video in (("real", "v0"), ("DF", "v0_x"))
+    ]
+    with SetReader(write(tmp_path, [group])) as reader:
+        pairs, *_ = blocks(reader, 12, 0)
+    assert [tile.caption[1] for tile in pairs.strips[0].tiles] == [
+        f"{frame}: {name}" for frame in (0, 3, 5, 8) for name in ("v0", "v0_x")
+    ]
+
+
 def test_number_of_pairs_bounds_the_sheet_and_the_seed_chooses(tmp_path):
     groups = [
         [item(sample(s, f"v{n}", 0, group=f"d/{n}"), (n, 0, 0)) for s in ("real", "DF")] for n in range(20)
