@@ -22,8 +22,8 @@ import av
 import cv2
 import numpy as np
 
-from shards.frames import pick
-from shards.video import VideoFile
+from shards.media.frames import pick
+from shards.media.video import VideoFile
 
 WIDTH, HEIGHT = 640, 480
 GROUPS = (250, 12)

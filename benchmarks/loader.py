@@ -34,7 +34,7 @@ from dfdet.data.loader import Loader
 from dfdet.data.plan import PlanSpec, epoch_plan
 from dfdet.data.transforms import ToInput
 from dfdet.schema import CropRecipe, Sample
-from shards.write import ShardWriter
+from shards.sets.write import ShardWriter
 
 BATCH, SIDE, CUT, INPUT, WORKERS = 64, 320, 260, 224, 2
 MEAN, STD = (0.4814, 0.4578, 0.4082), (0.2686, 0.2613, 0.2757)

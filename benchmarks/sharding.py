@@ -22,11 +22,11 @@ import numpy as np
 import tyro
 from frames import GROUPS, make_clip
 
-from shards.align import TEMPLATES
 from shards.demo.people import draw_person, draw_scene, pose_at
 from shards.demo.render import render
 from shards.detect import Detector, open_detector
-from shards.frames import pick
+from shards.faces.align import TEMPLATES
+from shards.media.frames import pick
 from shards.options import SCALE, VideoSets
 from shards.plan import Job
 from shards.videos import Making, find, making

@@ -20,10 +20,10 @@ from rich.table import Table
 from dfdet.errors import DfdetError, InputError
 from shards.blend.build import Blend, blend_set
 from shards.images import ImageSets, MadeSet, make_sets
-from shards.inspect import Inspect, inspect_set
+from shards.inspection.inspect import Inspect, inspect_set
 from shards.options import VideoSets
 from shards.progress import show_progress
-from shards.verify import verify_set
+from shards.sets.verify import verify_set
 from shards.version import version
 
 SHOWN_FAILURES = 5

@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dfdet.errors import InputError
 from dfdet.schema import CropRecipe, Failure, Manifest, Sample, Split
-from shards.decode import Stored, StoreFormat, UnusableImageError, probe_size, store_image
 from shards.listing import SPLITS, Listed, draw_split, list_csv, list_folders
+from shards.media.decode import Stored, StoreFormat, UnusableImageError, probe_size, store_image
 from shards.progress import Progress
-from shards.write import Item, ShardWriter, publish
+from shards.sets.write import Item, ShardWriter, publish
 
 _log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dfdet.errors import ShardSetError
 from dfdet.schema import CropRecipe, Failure, Split
-from shards.files import LockedFolder, write_synced
-from shards.manifest import read_manifest
 from shards.prepare import Prepared
-from shards.write import ShardWriter
+from shards.sets.files import LockedFolder, write_synced
+from shards.sets.manifest import read_manifest
+from shards.sets.write import ShardWriter
 
 _ONE_TAR = 1 << 62
 

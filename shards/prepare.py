@@ -20,17 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dfdet.schema import CropRecipe, Failure, Sample, Shortfall, encode_part
-from shards.choose import Choice, choose
-from shards.decode import Stored, StoreFormat, encode
 from shards.detect.faces import Detector, DetectorError, Image
-from shards.footage import Footage, open_footage, read_masks
-from shards.frames import outward, pick
-from shards.looks import Cut, Look, record
+from shards.faces.choose import Choice, choose
+from shards.faces.looks import Cut, Look, record
+from shards.media.decode import Stored, StoreFormat, encode
+from shards.media.footage import Footage, open_footage, read_masks
+from shards.media.frames import outward, pick
+from shards.media.video import UnusableVideoError
 from shards.options import VideoSets
 from shards.plan import Job
+from shards.sets.write import Item
 from shards.source import Video
-from shards.video import UnusableVideoError
-from shards.write import Item
 
 _log = logging.getLogger(__name__)
 

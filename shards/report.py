@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.table import Table
 
 from dfdet.schema import Manifest
-from shards.manifest import read_manifest
 from shards.names import printable, readable
 from shards.plan import SPLITS
+from shards.sets.manifest import read_manifest
 from shards.videos import Found, Made
 
 SHOWN = 5

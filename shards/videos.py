@@ -19,16 +19,16 @@ from dfdet.errors import DfdetError, InputError, ShardSetError
 from dfdet.schema import CropRecipe
 from shards.datasets import find_videos
 from shards.detect import Detector, DetectorOptions, open_detector, resolve
-from shards.manifest import check_apart, read_manifest
 from shards.mapping import Mapper
 from shards.options import SCALE, VideoSets
 from shards.parts import PartStore
 from shards.plan import SPLITS, Part, Selected, SetPlan, plan_sets, select
 from shards.prepare import Prepared, Preparer
 from shards.progress import Progress
+from shards.sets.manifest import check_apart, read_manifest
+from shards.sets.write import ShardWriter, publish
 from shards.source import Listing
 from shards.version import version
-from shards.write import ShardWriter, publish
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dfdet.schema import CropRecipe, Sample
-from shards.write import ShardWriter
+from shards.sets.write import ShardWriter
 
 CROP = CropRecipe(template="demo", scale=1.6, size_px=48)
 

@@ -95,7 +95,7 @@ def test_a_light_module_loads_neither_torch_nor_ray(module: str) -> None:
 
 
 def test_there_are_files_to_look_at() -> None:
-    assert {"dfdet/config.py", "shards/write.py", "ray_jobs/train.py"} < set(map(name_of, FILES))
+    assert {"dfdet/config.py", "shards/sets/write.py", "ray_jobs/train.py"} < set(map(name_of, FILES))
 
 
 def test_dfdet_imports_neither_ray_nor_the_other_packages() -> None:

@@ -20,14 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dfdet.errors import DamagedSampleError, InputError
 from dfdet.schema import FAKE, REAL, Sample, decode_part
-from shards.align import map_points
 from shards.blend.draws import Draws
 from shards.blend.points import DensePoints
 from shards.blend.sbi import self_blend
-from shards.decode import UnusableImageError, decode_rgb, encode
+from shards.faces.align import map_points
+from shards.media.decode import UnusableImageError, decode_rgb, encode
 from shards.progress import Progress
-from shards.read import Row, SetReader
-from shards.write import Item, ShardWriter
+from shards.sets.read import Row, SetReader
+from shards.sets.write import Item, ShardWriter
 
 METHOD = "sbi"
 _LOOKED_AT = 100

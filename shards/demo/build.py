@@ -15,9 +15,9 @@ from dfdet.errors import InputError, ShardSetError
 from dfdet.schema import IMAGE_EXTENSIONS, Split
 from shards.demo.methods import HELDOUT_METHODS, TRAINING_METHODS
 from shards.demo.video import CROP, DATASET, Encoded, VideoPlan, make_group
-from shards.manifest import read_manifest
 from shards.progress import Progress
-from shards.write import ShardWriter
+from shards.sets.manifest import read_manifest
+from shards.sets.write import ShardWriter
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from dfdet.schema import decode_part
 from shards.__main__ import main
-from shards.manifest import read_manifest
-from shards.verify import verify_set
+from shards.sets.manifest import read_manifest
+from shards.sets.verify import verify_set
 from tests.shards.clips import files, write_clip
 from tests.shards.marker_detector import write_marker_detector
 

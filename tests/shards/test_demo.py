@@ -15,10 +15,10 @@ from shards.demo.methods import HELDOUT_METHODS, TRAINING_METHODS
 from shards.demo.people import SCALE, SIDE_PX, draw_person, draw_scene, pose_at
 from shards.demo.render import paint, render
 from shards.demo.video import METHODS, encode, shoot
-from shards.manifest import read_manifest
 from shards.progress import show_progress
-from shards.verify import verify_set
-from shards.write import check_no_leak
+from shards.sets.manifest import read_manifest
+from shards.sets.verify import verify_set
+from shards.sets.write import check_no_leak
 
 SIZE = {"identities": 6, "takes": 1, "frames": 2}
 

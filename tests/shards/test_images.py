@@ -9,9 +9,9 @@ from PIL import Image
 
 from dfdet.errors import InputError, ShardSetError
 from dfdet.schema import split_key
-from shards.decode import MAX_PIXELS, UnusableImageError, store_image
 from shards.images import ImageSets, draw_split, make_sets
-from shards.write import check_no_leak
+from shards.media.decode import MAX_PIXELS, UnusableImageError, store_image
+from shards.sets.write import check_no_leak
 
 ALL_TRAIN = (1.0, 0.0, 0.0)
 

@@ -16,10 +16,10 @@ from dfdet.errors import InputError, ShardSetError
 from dfdet.schema import Sample
 from shards.__main__ import main
 from shards.detect.faces import DetectorError
-from shards.manifest import read_manifest
 from shards.mapping import here, in_processes
 from shards.options import VideoSets
-from shards.verify import verify_set
+from shards.sets.manifest import read_manifest
+from shards.sets.verify import verify_set
 from shards.videos import TooManyFailuresError, find, make_video_sets, making
 from tests.shards.clips import files, write_clip, write_ffpp
 from tests.shards.marker_detector import write_marker_detector

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dfdet.schema import CropRecipe, Sample
-from shards.write import ShardWriter
+from shards.sets.write import ShardWriter
 from tests.dfdet.data.pictures import encode, picture
 
 WIDE = CropRecipe(template="demo", scale=1.6, size_px=64, detector="none 0", selection="largest")

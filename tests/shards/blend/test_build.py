@@ -9,10 +9,10 @@ from PIL import Image
 from dfdet.errors import DamagedSampleError, InputError
 from dfdet.schema import CropRecipe, Failure, Sample, Split
 from shards.blend.build import Blend, blend_set
-from shards.manifest import read_manifest
-from shards.read import SetReader
-from shards.verify import verify_set
-from shards.write import ShardWriter
+from shards.sets.manifest import read_manifest
+from shards.sets.read import SetReader
+from shards.sets.verify import verify_set
+from shards.sets.write import ShardWriter
 
 SIDE = 96
 FIVE = ((37.0, 42.0), (59.0, 42.0), (48.0, 54.0), (40.0, 66.0), (56.0, 66.0))

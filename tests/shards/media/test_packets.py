@@ -1,4 +1,4 @@
-from shards.packets import Damage, Packet, PacketTable, Run, is_exact
+from shards.media.packets import Damage, Packet, PacketTable, Run, is_exact
 
 
 def table(*frames: tuple[int, bool], hidden: frozenset[int] = frozenset()) -> PacketTable:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from shards.choose import Selection, choose, link
 from shards.detect.faces import Faces
+from shards.faces.choose import Selection, choose, link
 
 SIZE = (200, 100)
 

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.decode import Stored, UnusableImageError, decode_rgb, encode, read_bytes, store_bytes, store_image
+from shards.media.decode import (
+    Stored,
+    UnusableImageError,
+    decode_rgb,
+    encode,
+    read_bytes,
+    store_bytes,
+    store_image,
+)
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (24, 16)) -> np.ndarray:

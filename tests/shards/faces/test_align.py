@@ -8,7 +8,7 @@ import torch
 
 from dfdet.data.decode import crop_side, cut_middle
 from dfdet.data.transforms import ToInput
-from shards.align import TEMPLATES, crop, map_box, map_points, to_crop
+from shards.faces.align import TEMPLATES, crop, map_box, map_points, to_crop
 
 BOTH = pytest.mark.parametrize("template", sorted(TEMPLATES))
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from dfdet.errors import DamagedSampleError
 from dfdet.schema import FAKE, REAL, REAL_METHOD, Manifest, Sample
-from shards.decode import UnusableImageError, decode_rgb
+from shards.inspection.sheet import Block, Strip, Tile
+from shards.media.decode import UnusableImageError, decode_rgb
 from shards.names import printable, readable
-from shards.read import Row, SetReader
-from shards.sheet import Block, Strip, Tile
+from shards.sets.read import Row, SetReader
 
 COLUMNS = 8
 """Faces in a row."""

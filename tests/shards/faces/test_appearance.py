@@ -1,6 +1,6 @@
 import numpy as np
 
-from shards.appearance import appearance, likeness
+from shards.faces.appearance import appearance, likeness
 
 BOX = np.array([[10, 10, 50, 60]], np.float32)
 

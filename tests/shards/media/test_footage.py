@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.decode import Stored
-from shards.footage import open_footage, read_masks
+from shards.media.decode import Stored
+from shards.media.footage import open_footage, read_masks
+from shards.media.video import UnusableVideoError
 from shards.source import Video
-from shards.video import UnusableVideoError
 from tests.shards.numbered import number_in, numbered, write
 
 
@@ -97,7 +97,7 @@ def test_an_image_that_does_not_decode_has_its_reason(tmp_path):
 
 
 def test_an_image_of_too_many_pixels_has_its_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr("shards.decode.MAX_PIXELS", 1000)
+    monkeypatch.setattr("shards.media.decode.MAX_PIXELS", 1000)
     (tmp_path / "a.png").write_bytes(png(5))
     with open_kind(tmp_path / "a.png", "image") as footage:
         assert list(footage.frames([0])) == []
@@ -230,20 +230,20 @@ def test_what_is_no_archive_says_so(tmp_path):
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("shards.archive.MAX_UNPACKED_BYTES", 32 << 20)
+    monkeypatch.setattr("shards.media.archive.MAX_UNPACKED_BYTES", 32 << 20)
     path = tar(tmp_path / "a.tar.gz", {"zeros.bin": bytes(33 << 20), "1.png": png(1)})
     assert path.stat().st_size < 100_000
     assert reason(path, "archive") == "unpacks to over 32 MiB"
 
 
 def test_an_archive_of_too_many_members_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("shards.archive.MAX_MEMBERS", 5)
+    monkeypatch.setattr("shards.media.archive.MAX_MEMBERS", 5)
     path = tar(tmp_path / "a.tar.gz", {f"{number}.txt": b"" for number in range(6)})
     assert reason(path, "archive") == "has over 5 members"
 
 
 def test_a_header_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("shards.archive.MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr("shards.media.archive.MAX_FILE_BYTES", 1 << 20)
     path = tmp_path / "a.tar.gz"
     with tarfile.open(path, "w:gz", format=tarfile.GNU_FORMAT) as archive:
         archive.addfile(tarfile.TarInfo("x" * (2 << 20) + ".png"))
@@ -251,7 +251,7 @@ def test_a_header_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
 
 
 def test_what_must_wait_is_held_within_bounds(tmp_path, monkeypatch):
-    monkeypatch.setattr("shards.archive.MAX_WAITING_BYTES", 3 * len(png(2)) // 2)
+    monkeypatch.setattr("shards.media.archive.MAX_WAITING_BYTES", 3 * len(png(2)) // 2)
     path = tar(tmp_path / "a.tar.gz", {"2.png": png(2), "3.png": png(3), "1.png": png(1)})
     with open_kind(path, "archive") as footage:
         assert numbers(footage, [1, 2]) == {1: 2, 2: 3}  # In the archive's order none waits.

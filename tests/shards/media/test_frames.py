@@ -4,7 +4,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from shards.frames import outward, pick
+from shards.media.frames import outward, pick
 
 
 @pytest.mark.parametrize(("length", "count"), [(750, 32), (33, 32), (1000, 7), (100_000, 32)])

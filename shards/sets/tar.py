@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dfdet.schema import ShardEntry
-from shards.files import sync
+from shards.sets.files import sync
 
 
 class Member(NamedTuple):

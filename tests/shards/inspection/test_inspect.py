@@ -7,11 +7,11 @@ from rich.console import Console
 
 from dfdet.errors import InputError
 from dfdet.schema import Candidate, CropRecipe, Failure, Sample, Shortfall
-from shards.gallery import blocks
-from shards.inspect import Inspect, inspect_set
-from shards.read import SetReader
-from shards.sheet import TILE_PX, Block, Strip, Tile, draw_sheet
-from shards.write import ShardWriter
+from shards.inspection.gallery import blocks
+from shards.inspection.inspect import Inspect, inspect_set
+from shards.inspection.sheet import TILE_PX, Block, Strip, Tile, draw_sheet
+from shards.sets.read import SetReader
+from shards.sets.write import ShardWriter
 
 SIDE = 32
 FIVE = ((10.0, 12.0), (22.0, 12.0), (16.0, 17.0), (11.0, 22.0), (21.0, 22.0))

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dfdet.schema import Candidate, CropRecipe
-from shards.align import Template, crop, map_box, map_points, to_crop
-from shards.appearance import appearance
-from shards.choose import Choice
 from shards.detect.faces import Faces, Image
+from shards.faces.align import Template, crop, map_box, map_points, to_crop
+from shards.faces.appearance import appearance
+from shards.faces.choose import Choice
 
 
 @dataclass(frozen=True)

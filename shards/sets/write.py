@@ -30,9 +30,9 @@ from dfdet.schema import (
     Split,
     index_schema,
 )
-from shards.files import TemporaryFolder, link_or_copy, sync_folder, write_synced
-from shards.manifest import check_no_leak, read_manifest
-from shards.tar import Member, TarFile, closed_bytes, make_member
+from shards.sets.files import TemporaryFolder, link_or_copy, sync_folder, write_synced
+from shards.sets.manifest import check_no_leak, read_manifest
+from shards.sets.tar import Member, TarFile, closed_bytes, make_member
 
 __all__ = ["Item", "ShardWriter", "check_no_leak", "publish"]
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from shards.decode import MAX_FILE_BYTES, UnusableImageError
 from shards.listing import SUFFIXES
-from shards.stream import UnusableVideoError, open_regular
+from shards.media.decode import MAX_FILE_BYTES, UnusableImageError
+from shards.media.stream import UnusableVideoError, open_regular
 
 MAX_MEMBERS = 500_000
 """The largest archives of WildDeepfake hold some thousand."""

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from dfdet.schema import FAKE, REAL, FileEntry, Manifest, Sample, index_schema
-from shards.manifest import read_manifest
+from shards.sets.manifest import read_manifest
 
 MAX_PROBLEMS = 20
 """Problems listed of one file; a shifted tar has as many as samples."""

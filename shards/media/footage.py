@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dfdet.errors import InputError
-from shards.archive import Content, ImageArchive
 from shards.datasets.walk import files
-from shards.decode import (
+from shards.detect.faces import Image
+from shards.listing import SUFFIXES
+from shards.media.archive import Content, ImageArchive
+from shards.media.decode import (
     Stored,
     StoreFormat,
     UnusableImageError,
@@ -24,11 +26,9 @@ from shards.decode import (
     read_bytes,
     store_bytes,
 )
-from shards.detect.faces import Image
-from shards.listing import SUFFIXES
+from shards.media.stream import UnusableVideoError
+from shards.media.video import VideoFile
 from shards.source import Video
-from shards.stream import UnusableVideoError
-from shards.video import VideoFile
 
 
 class Footage(ABC):

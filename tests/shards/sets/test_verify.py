@@ -11,8 +11,8 @@ from PIL import Image
 
 from dfdet.errors import ShardSetError
 from dfdet.schema import CropRecipe, Sample, index_schema
-from shards.verify import MAX_PROBLEMS, verify_set
-from shards.write import ShardWriter
+from shards.sets.verify import MAX_PROBLEMS, verify_set
+from shards.sets.write import ShardWriter
 
 
 @pytest.fixture

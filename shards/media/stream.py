@@ -19,8 +19,8 @@ from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from shards.decode import MAX_PIXELS
 from shards.detect.faces import Image
+from shards.media.decode import MAX_PIXELS
 
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,flv,asf,ogg,gif,mjpeg"

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from dfdet.errors import DamagedSampleError, ShardSetError
 from dfdet.schema import Sample, index_schema
-from shards.manifest import read_manifest
+from shards.sets.manifest import read_manifest
 
 MAX_TEXT_BYTES = 4 << 20
 """A sample's JSON has some hundred bytes, with many candidates some thousand."""

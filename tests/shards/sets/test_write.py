@@ -19,9 +19,9 @@ from PIL import Image
 
 from dfdet.errors import ShardSetError
 from dfdet.schema import CropRecipe, Failure, Manifest, Sample, Shortfall, index_schema
-from shards.manifest import read_manifest
-from shards.verify import verify_set
-from shards.write import Item, ShardWriter, check_no_leak, publish
+from shards.sets.manifest import read_manifest
+from shards.sets.verify import verify_set
+from shards.sets.write import Item, ShardWriter, check_no_leak, publish
 
 CROP = CropRecipe(template="demo", scale=1.6, size_px=8)
 
@@ -184,7 +184,7 @@ KILLED = """
     import os, sys
     from pathlib import Path
     from dfdet.schema import CropRecipe, Sample
-    from shards.write import ShardWriter
+    from shards.sets.write import ShardWriter
     {patch}
     with ShardWriter(Path(sys.argv[1]), "train", dataset="d", split="all", crop=CropRecipe()) as out:
         out.add_group([(Sample(dataset="d", source="real", label=0, video="v", frame=0), "png", b"x", 1, 1)])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shards.stream import Stream
-from shards.video import UnusableVideoError, VideoFile
+from shards.media.stream import Stream
+from shards.media.video import UnusableVideoError, VideoFile
 from tests.shards.numbered import number_in, numbered, write
 
 
@@ -364,12 +364,12 @@ def test_a_video_without_packets_has_no_frames(tmp_path):
 def test_frames_beyond_the_limit_are_refused(tmp_path, monkeypatch, codec):
     path = write(tmp_path / "a.mp4", [np.zeros((1000, 1008, 3), np.uint8)], codec=codec, pix_fmt="yuvj420p")
     assert list(read(path)) == [0]
-    monkeypatch.setattr("shards.stream.MAX_PIXELS", 1_000_000)
+    monkeypatch.setattr("shards.media.stream.MAX_PIXELS", 1_000_000)
     assert reason(path) == "frames of 1008x1000 px exceed 1 megapixels"
 
 
 def test_a_frame_that_grows_beyond_the_limit_on_the_way_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr("shards.stream.MAX_PIXELS", 1_000_000)
+    monkeypatch.setattr("shards.media.stream.MAX_PIXELS", 1_000_000)
     small = write(tmp_path / "s.h264", [np.zeros((96, 96, 3), np.uint8)] * 3)
     large = write(tmp_path / "l.h264", [np.zeros((1000, 1008, 3), np.uint8)] * 3)
     (tmp_path / "a.h264").write_bytes(small.read_bytes() + large.read_bytes())

@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.appearance import likeness
 from shards.detect.faces import Faces
 from shards.detect.geometry import Floats, area, intersection
+from shards.faces.appearance import likeness
 
 Selection = Literal["largest", "mask", "track"]
 Mask = NDArray[np.uint8]
@@ -74,7 +74,7 @@ def choose(
         selection: The rule.
         masks: Mask of the manipulated region [h, w] (0 to 255) of each frame, in any resolution.
         sizes: Width and height of each frame (pixels).
-        looks: Colours of each frame's faces (``shards.appearance``), which ``track`` compares: after a
+        looks: Colours of each frame's faces (``shards.faces.appearance``), which ``track`` compares: after a
             cut another face may lie where the old one was.
 
     Raises:

@@ -19,8 +19,8 @@ import av
 from av.video.frame import VideoFrame
 
 from shards.detect.faces import Image
-from shards.packets import Damage, Packet, PacketTable, Run, is_exact
-from shards.stream import Stream, UnusableVideoError, to_rgb
+from shards.media.packets import Damage, Packet, PacketTable, Run, is_exact
+from shards.media.stream import Stream, UnusableVideoError, to_rgb
 
 __all__ = ["UnusableVideoError", "VideoFile"]
 

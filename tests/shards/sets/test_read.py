@@ -5,8 +5,8 @@ from PIL import Image
 
 from dfdet.errors import DamagedSampleError, ShardSetError
 from dfdet.schema import CropRecipe, Sample
-from shards.read import SetReader
-from shards.write import ShardWriter
+from shards.sets.read import SetReader
+from shards.sets.write import ShardWriter
 
 
 def sample(number, video="v"):

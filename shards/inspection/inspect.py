@@ -16,10 +16,10 @@ from rich.text import Text
 
 from dfdet.errors import DamagedSampleError, InputError
 from dfdet.schema import FAKE, REAL, Manifest
-from shards.gallery import blocks, exact_groups
+from shards.inspection.gallery import blocks, exact_groups
+from shards.inspection.sheet import draw_sheet
 from shards.progress import Progress
-from shards.read import Row, SetReader
-from shards.sheet import draw_sheet
+from shards.sets.read import Row, SetReader
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 SHOWN = 20
@@ -137,7 +137,7 @@ def inspect_set(options: Inspect, *, progress: Progress | None = None) -> Inspec
     """Counts what a set holds, and draws its contact sheet.
 
     Images are read for the sheet only, and damaged samples shown there as such; for checksums there
-    is :func:`shards.verify.verify_set`.
+    is :func:`shards.sets.verify.verify_set`.
 
     Args:
         options: The set, and what is drawn.

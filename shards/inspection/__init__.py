@@ -1,0 +1,1 @@
+"""Looking at a set: tables and a contact sheet."""

@@ -1,0 +1,1 @@
+"""Shard sets on the disk: written, read, checked."""
