@@ -39,6 +39,7 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/frames.py
 	$(BIN)/python benchmarks/demo_signal.py
 
 clean:
