@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dfdet.errors import DfdetError
 from dfdet.schema import CropRecipe, Failure, Sample, Shortfall, encode_part
 from shards.detect.faces import Detector, DetectorError, Image
 from shards.faces.choose import Choice, choose
@@ -73,6 +74,7 @@ class Preparer:
 
         Raises:
             DetectorError: The detector failed (a GPU without memory, a dead actor).
+            StorageAwayError: The file cannot be reached for the moment.
         """
         cv2.setNumThreads(1)  # One process a core does the scaling.
         attempt = _Attempt(self, job)
@@ -80,8 +82,8 @@ class Preparer:
             attempt.run()
         except UnusableVideoError as error:
             return attempt.failed(str(error))
-        except DetectorError:
-            raise  # No fault of the video.
+        except DfdetError:
+            raise  # The detector or the storage failed: no fault of the video.
         except MemoryError:
             return attempt.failed("does not fit into memory")
         except Exception as error:  # noqa: BLE001 - decoders raise nearly anything; --max_failed bounds it.
@@ -314,7 +316,9 @@ def _length(video: Video) -> int:
     try:
         with open_footage(video) as footage:
             return footage.length
-    except Exception:  # noqa: BLE001
+    except DfdetError:
+        raise
+    except Exception:  # noqa: BLE001 - as in Preparer.
         return 0
 
 

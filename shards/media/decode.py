@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from shards.media.reach import check_reach
+
 StoreFormat = Literal["keep", "webp", "png", "jpg"]
 
 MAX_PIXELS = 64_000_000
@@ -115,6 +117,7 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         UnusableImageError: It is no regular file, cannot be read, or is too large.
+        StorageAwayError: It cannot be reached for the moment.
     """
     try:
         status = path.stat()
@@ -125,6 +128,7 @@ def read_bytes(path: Path) -> bytes:
             raise UnusableImageError(f"file of {size >> 20} MiB exceeds {MAX_FILE_BYTES >> 20} MiB")
         return path.read_bytes()
     except OSError as error:
+        check_reach(path, error)
         raise UnusableImageError(f"cannot be read: {error.strerror}") from error
 
 

@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 
 from shards.detect.faces import Image
 from shards.media.decode import MAX_PIXELS
+from shards.media.reach import check_reach
 
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf,flv,asf,ogg,gif,mjpeg"
@@ -187,10 +188,13 @@ def open_regular(path: Path) -> IO[bytes]:
 
     Raises:
         UnusableVideoError: It cannot be read, is empty, or no regular file.
+        StorageAwayError: It cannot be reached for the moment.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError):
+            check_reach(path, error)
         raise UnusableVideoError(f"cannot be read: {_reason(error)}") from error
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size:

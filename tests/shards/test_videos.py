@@ -1,5 +1,6 @@
 """From video files to verified sets through the real chain: PyAV, an ONNX detector, alignment, tars."""
 
+import errno
 import io
 import json
 import os
@@ -17,7 +18,9 @@ from dfdet.schema import Sample
 from shards.__main__ import main
 from shards.detect.faces import DetectorError
 from shards.mapping import here, in_processes
+from shards.media.reach import StorageAwayError
 from shards.options import VideoSets
+from shards.plan import Job
 from shards.sets.manifest import read_manifest
 from shards.sets.verify import verify_set
 from shards.videos import TooManyFailuresError, find, make_video_sets, making
@@ -328,6 +331,24 @@ def test_a_failing_detector_ends_the_run_and_blames_no_video(weights, tmp_path):
     with pytest.raises(DetectorError, match=r"failed at .*a.mp4 \(RuntimeError: CUDA out of memory\)"):
         make_video_sets(recipe, found, lambda: here(lambda: recipe.with_detector(broken)))
     assert not list((tmp_path / "out").glob("*.json"))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.png"])
+def test_a_storage_that_is_away_ends_the_run_and_blames_no_file(name, weights, tmp_path, monkeypatch):
+    root = tmp_path / "raw"
+    write_clip(root / "a.mp4")
+    Image.new("RGB", (64, 64)).save(root / "a.png")
+    options = chosen(root, tmp_path / "out", weights, "own", labels=own(root, [f"{name},real,,,test"]))
+
+    def stale(path, *_, **__):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    found = find(options)
+    prepare = making(options, found)()
+    monkeypatch.setattr("shards.media.stream.os.open", stale)
+    monkeypatch.setattr(Path, "read_bytes", stale)
+    with pytest.raises(StorageAwayError, match=r"Stale file handle.*the same command goes on"):
+        prepare(Job(found.selected.videos[0], "unit"))
 
 
 def test_images_and_ready_crops_need_no_videos(weights, tmp_path):
