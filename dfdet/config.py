@@ -66,13 +66,15 @@ class Augment(Section):
     """Largest change of contrast either way (fraction)."""
     jpeg_quality: int = Field(40, ge=1, le=100)
     """Lowest JPEG quality; drawn up to 100; 100 switches JPEG off (quality)."""
+    jpeg_first: bool = False
+    """JPEG before all others, which then run batched on the device; differs from the published order."""
 
 
 class Data(Section):
     """Shard sets and how batches are made of them."""
 
     train: tuple[str, ...] = ()
-    """Manifests of the training sets (paths of .json)."""
+    """Manifests of the training sets (paths or URLs of .json)."""
     val: tuple[str, ...] = ()
     """Validation sets, each NAME=SET.json; the first chooses the best checkpoint (name=path)."""
     test: tuple[str, ...] = ()
@@ -100,6 +102,14 @@ class Data(Section):
     """Decode threads a worker; 0: one for each of its CPUs (threads)."""
     prefetch: int = Field(4, ge=1, le=64)
     """Batches decoded ahead of use (batches)."""
+    resize: Literal["device", "pillow"] = "device"
+    """Resize batched on the device, or by Pillow on the decode threads, bit-equal to open_clip's own."""
+    cache_dir: str = "~/.cache/dfdet/shards"
+    """Folder of a node's copies of remote shards, shared by its workers."""
+    cache_gib: float = Field(100.0, gt=0)
+    """Size that the copies are kept below; those in use stay (GiB)."""
+    retries: int = Field(5, ge=0, le=100)
+    """Times that a failed transfer is tried again, with growing pauses (times)."""
 
 
 class Model(Section):

@@ -49,7 +49,9 @@ class Detector(nn.Module):
         self.preprocess = preprocess
         self.precision = precision
         self.tuning = tuning
-        self.to_input = ToInput(preprocess.image_size, preprocess.mean, preprocess.std)
+        self.to_input = ToInput(
+            preprocess.image_size, preprocess.mean, preprocess.std, preprocess.interpolation
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` float32 (of :attr:`to_input`) to features ``[B, D]`` float32."""

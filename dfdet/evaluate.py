@@ -72,6 +72,7 @@ def score_index(
         prefetch=data.prefetch,
         on_damage=data.on_damage,
         max_damaged=data.max_damaged,
+        resize=thread_resize(config, detector),
         pin=context.device.type == "cuda",
     )
     with loader:
@@ -81,6 +82,13 @@ def score_index(
 def worker_threads(config: Config) -> int:
     """Decode threads of a worker: as many as it has CPUs, unless said."""
     return config.data.threads or max(1, int(config.run.cpus_per_worker))
+
+
+def thread_resize(config: Config, detector: Detector) -> tuple[int, str] | None:
+    """Side (pixels) and filter of the resize on the decode threads; None: the device resizes."""
+    preprocess = detector.preprocess
+    pillow = config.data.resize == "pillow"
+    return (preprocess.image_size, preprocess.interpolation) if pillow else None
 
 
 @torch.no_grad()

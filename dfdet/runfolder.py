@@ -41,6 +41,9 @@ MAY_CHANGE = {
     "run.max_failures",
     "data.threads",
     "data.prefetch",
+    "data.cache_dir",
+    "data.cache_gib",
+    "data.retries",
 }
 
 

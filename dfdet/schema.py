@@ -164,6 +164,8 @@ class ShardEntry(FileEntry):
     """A tar of the set."""
 
     samples: int = Field(gt=0)
+    url: str | None = None
+    """Where it lies, if not beside the manifest: a URL or an absolute path (foreign tars)."""
 
 
 class Failure(_Record):
@@ -210,7 +212,8 @@ class Manifest(_Record):
     shortfalls: tuple[Shortfall, ...] = ()
     """Videos of which only some frames gave a face."""
     missing: tuple[str, ...] = ()
-    """What the dataset's own lists name but the disk lacked, as ``<source>/<video>``."""
+    """What the dataset's own lists name but the disk lacked, as ``<source>/<video>``; of foreign tars
+    also samples without a label, and tars that were left out."""
     plan_sha256: str = ""
     """Fingerprint of the inputs and options; equal plans give equal sets."""
     written_by: str = ""

@@ -17,13 +17,14 @@ from dfdet import checkpoint, finish, plots, resume
 from dfdet.checkpoint import CheckpointState
 from dfdet.config import Config
 from dfdet.context import Context, agree
-from dfdet.data.loader import Loader
+from dfdet.data import device_augment
+from dfdet.data.loader import Loader, check_crop_scale
 from dfdet.data.plan import epoch_plan, fingerprint, unpaired
 from dfdet.data.sets import open_run_data
 from dfdet.detector import Detector, build_detector, frozen_sha256
 from dfdet.engine import Tensors, TrainEngine, dry_batch
 from dfdet.errors import ShardSetError, TrainingError
-from dfdet.evaluate import score_index, worker_threads
+from dfdet.evaluate import score_index, thread_resize, worker_threads
 from dfdet.losses import Terms
 from dfdet.meter import Meter
 from dfdet.result import versions
@@ -98,9 +99,10 @@ class Trainer:
         self.layout = batch_layout(
             config.data.global_batch, context.world_size, config.engine.micro_batch, self.data.spec.unit_size
         )
-        self.loader = self._make_loader()
+        check_crop_scale(self.data.train, config.data.crop_scale)
 
         detector = build_detector(config, device=self.device)
+        self.loader = self._make_loader(detector)
         self.state, moments = self._resume(detector)
         self.backbone = self._describe_backbone(detector)
         # a tower without published weights exists nowhere else: checkpoints keep it
@@ -119,7 +121,7 @@ class Trainer:
 
     # ---------------------------------------------------------------- before the first step
 
-    def _make_loader(self) -> Loader:
+    def _make_loader(self, detector: Detector) -> Loader:
         data = self.config.data
         return Loader(
             self.data.train,
@@ -130,6 +132,9 @@ class Trainer:
             prefetch=data.prefetch,
             on_damage=data.on_damage,
             max_damaged=data.max_damaged,
+            # On a CPU the threads are 25 times faster than batched tensors.
+            rest_on_device=self.device.type != "cpu",
+            resize=thread_resize(self.config, detector),
             pin=self.device.type == "cuda",
         )
 
@@ -211,6 +216,7 @@ class Trainer:
         )
         for batch in meter.waiting(batches):
             rate = learning_rate(self.state.step, self.data.steps_per_epoch, config.optim)
+            batch = device_augment.finish(batch, self.device)
             terms = self.engine.step(batch, (config.run.seed, epoch, self.state.batch), rate)
             self._update(step=self.state.step + 1, batch=self.state.batch + 1)
             meter.step()

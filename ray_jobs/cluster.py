@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from dfdet.config import Run
+from dfdet.data.remote import is_url, refuse_secrets
 from dfdet.errors import ConfigError
 
 QUIET = {
@@ -126,10 +127,13 @@ def absolute(path: str) -> str:
     """A path that means the same in every process: absolute against the working folder.
 
     In a Ray job the working folder is a temporary copy that goes away with the job, so relative
-    paths lie in ``~/dfdet`` (or ``DFDET_HOME``) there.
+    paths lie in ``~/dfdet`` (or ``DFDET_HOME``) there. URLs stay as they are.
+
+    Raises:
+        ShardSetError: A URL holds a user or password.
     """
-    if "://" in path:
-        return path
+    if is_url(path):
+        return refuse_secrets(path)
     home = os.environ.get("DFDET_HOME")
     if home is None and in_ray_job():
         home = str(Path.home() / "dfdet")

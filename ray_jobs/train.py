@@ -63,6 +63,8 @@ def with_absolute_paths(config: Config) -> Config:
             "data.train": tuple(map(absolute, data.train)),
             "data.val": _absolute_sets(data.val),
             "data.test": _absolute_sets(data.test),
+            # the home folder is each node's own
+            "data.cache_dir": data.cache_dir if data.cache_dir.startswith("~") else absolute(data.cache_dir),
             "model.pretrained": absolute(pretrained) if is_file and pretrained else pretrained,
         }
     )

@@ -19,11 +19,12 @@ from rich.table import Table
 
 from dfdet.errors import DfdetError, InputError
 from shards.blend.build import Blend, blend_set
+from shards.foreign.index import IndexTars, index_tars
 from shards.images import ImageSets, MadeSet, make_sets
 from shards.inspection.inspect import Inspect, inspect_set
 from shards.options import VideoSets
 from shards.progress import show_progress
-from shards.sets.manifest import check_no_leak
+from shards.sets.manifest import check_no_leak, read_manifest
 from shards.sets.verify import verify_set
 from shards.version import version
 
@@ -53,6 +54,7 @@ class Demo(_Command):
 Command = (
     Annotated[VideoSets, tyro.conf.subcommand("videos")]
     | Annotated[ImageSets, tyro.conf.subcommand("images")]
+    | Annotated[IndexTars, tyro.conf.subcommand("index")]
     | Annotated[Blend, tyro.conf.subcommand("blend")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
@@ -72,6 +74,8 @@ def main(args: Sequence[str] | None = None) -> int:
             return _videos(command)
         if isinstance(command, ImageSets):
             return _images(command, arguments)
+        if isinstance(command, IndexTars):
+            return _index(command, arguments)
         if isinstance(command, Blend):
             return _blend(command, arguments)
         if isinstance(command, Inspect):
@@ -131,6 +135,19 @@ def _images(config: ImageSets, arguments: Sequence[str]) -> int:
         print(each.path)
     if any(each.manifest.split == "train" for each in made):
         print(f"Train on them:\n  {_train_command(config.name, made)}")
+    return 0
+
+
+def _index(options: IndexTars, arguments: Sequence[str]) -> int:
+    from shards.report import losses  # Imports the video library.
+
+    with show_progress("tars") as progress:
+        path = index_tars(options, written_by=_written_by(arguments), progress=progress)
+    manifest = read_manifest(path)
+    _print_table([MadeSet(path, manifest)])
+    for line in losses([manifest]):
+        print(line)
+    print(path)
     return 0
 
 

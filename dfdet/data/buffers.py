@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-
-from dfdet.data.decode import Pixels
 
 
 class BufferPool:
-    """Lends uint8 image buffers.
+    """Lends buffers.
 
     Fresh memory for each batch costs its page faults. A buffer in ordinary memory comes back by itself
     when the last tensor over it is gone, so a consumer may hold batches as long as it likes. Pinned
@@ -21,21 +21,21 @@ class BufferPool:
     to the device that are still under way.
 
     Args:
+        dtype: Type of the elements.
         pin: Lend pinned memory.
     """
 
-    def __init__(self, *, pin: bool = False) -> None:
-        self._pin = pin
-        self._free: defaultdict[tuple[int, ...], list[Pixels]] = defaultdict(list)
+    def __init__(self, dtype: Literal["uint8", "float32"] = "uint8", *, pin: bool = False) -> None:
+        self._dtype, self._pin = dtype, pin
+        self._free: defaultdict[tuple[int, ...], list[NDArray[Any]]] = defaultdict(list)
 
-    def take(self, batch: int, side: int) -> Tensor:
-        """A [batch, side, side, 3] uint8 tensor with undefined content."""
-        shape = (batch, side, side, 3)
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """A tensor of a shape with undefined content."""
         if self._pin:
-            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+            return torch.empty(shape, dtype=getattr(torch, self._dtype), pin_memory=True)
         free = self._free[shape]
-        base = free.pop() if free else np.empty(shape, np.uint8)
-        # The tensor's storage holds `lent`, and nothing else does.
+        base = free.pop() if free else np.empty(shape, self._dtype)
+        # The storage of the tensor that is given away holds `lent`, and nothing else does.
         lent = base[:]
         weakref.finalize(lent, free.append, base).atexit = False
         return torch.from_numpy(lent)

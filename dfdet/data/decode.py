@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -12,13 +13,14 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from dfdet.data.png import with_stored_pixels
 from dfdet.data.reader import DamageError
 
 Pixels = NDArray[Any]
 """uint8 RGB, [H, W, 3] (cv2's stubs know no narrower type)."""
 
 _CV2_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-_EXIF_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF")
+_PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 0x112
 _DECODE_ERRORS = (
     ValueError,
@@ -46,7 +48,7 @@ def decode(data: bytes) -> Pixels:
     """
     try:
         image = _decode_stored(data)
-        if any(mark in data for mark in _EXIF_MARKS):
+        if _has_exif(data):
             image = _oriented(image, data)
     except _DECODE_ERRORS as error:
         raise DamageError("decode", f"does not decode: {error}") from error
@@ -70,7 +72,9 @@ def cut_middle(image: Pixels, side: int) -> Pixels:
 def _decode_stored(data: bytes) -> Pixels:
     if data[:3] == b"\xff\xd8\xff":
         return _decode_jpeg(data)
-    if data[:8] != b"\x89PNG\r\n\x1a\n" and (data[:4], data[8:12]) != (b"RIFF", b"WEBP"):
+    if data[:8] == _PNG:
+        data = with_stored_pixels(data)
+    elif (data[:4], data[8:12]) != (b"RIFF", b"WEBP"):
         raise ValueError(f"starts with {data[:8]!r}: no JPEG, PNG or WebP")
     image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), _CV2_FLAGS)
     if image is None:
@@ -86,6 +90,34 @@ def _decode_jpeg(data: bytes) -> Pixels:
         # Oddities that libjpeg only warns of; Pillow still refuses truncated data.
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("RGB"))
+
+
+def _has_exif(data: bytes) -> bool:
+    """Whether there is EXIF, by the chunks of the file: a search through all bytes takes 50 microseconds."""
+    if data[:8] == _PNG:
+        return any(data[place + 4 : place + 8] == b"eXIf" for place in _png_chunks(data))
+    if data[:4] == b"RIFF":
+        return data[12:16] == b"VP8X" and bool(data[20] & 8)
+    return any(data[place + 4 : place + 10] == b"Exif\0\0" for place in _jpeg_segments(data))
+
+
+def _png_chunks(data: bytes) -> Iterator[int]:
+    """Where chunks start."""
+    place = len(_PNG)
+    while place < len(data):
+        yield place
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+
+
+def _jpeg_segments(data: bytes) -> Iterator[int]:
+    """Where segments start, up to the first scan."""
+    place = 2
+    while data[place : place + 1] == b"\xff" and data[place : place + 2] != b"\xff\xda":
+        if data[place : place + 2] == b"\xff\xff":  # padding
+            place += 1
+            continue
+        yield place
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
 
 
 def _oriented(image: Pixels, data: bytes) -> Pixels:

@@ -30,9 +30,13 @@ def splitmix64(values: ArrayLike) -> Uint64:
         TypeError: The values are no integers of one kind; NumPy makes floats of mixed ones.
     """
     z = _words(values) + _GAMMA
-    z = (z ^ (z >> np.uint64(30))) * _MUL1
-    z = (z ^ (z >> np.uint64(27))) * _MUL2
-    return z ^ (z >> np.uint64(31))
+    # In place: half the time of new arrays for each step, and half the memory.
+    z ^= z >> np.uint64(30)
+    z *= _MUL1
+    z ^= z >> np.uint64(27)
+    z *= _MUL2
+    z ^= z >> np.uint64(31)
+    return z
 
 
 def chain(*values: ArrayLike) -> Uint64:
@@ -54,4 +58,4 @@ def _words(values: ArrayLike) -> Uint64:
     array = np.atleast_1d(np.asarray(values))
     if array.dtype.kind not in "iu":
         raise TypeError(f"integers wanted, not {array.dtype}")
-    return array.astype(np.uint64)
+    return array.astype(np.uint64, copy=False)

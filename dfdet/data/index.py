@@ -18,12 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from dfdet.errors import ShardSetError
+from dfdet.config import Data
+from dfdet.data.cache import GIB, Cache
+from dfdet.data.files import BUILD, SetFiles
+from dfdet.data.remote import Remote, is_url
+from dfdet.errors import ConfigError, ShardSetError
 from dfdet.schema import CropRecipe, Failure, Manifest, index_schema
 
-_BUILD = "build it with ray_jobs/shard.py or python -m shards"
 _NULLABLE = {"group", "identity"}
 _KEY = r"^[A-Za-z0-9_+%-]+(/[A-Za-z0-9_+%-]+){2}/[0-9]+$"
 
@@ -32,8 +34,8 @@ _KEY = r"^[A-Za-z0-9_+%-]+(/[A-Za-z0-9_+%-]+){2}/[0-9]+$"
 class Index:
     """One or several shard sets as columns; a row is a sample and its number the sample id."""
 
-    shards: tuple[Path, ...]
-    """Tars; ``shard`` points into this."""
+    shards: tuple[Path | Remote, ...]
+    """Tars, local or behind URLs; ``shard`` points into this."""
     shard: NDArray[np.int32]
     """Number of the tar, [n]."""
     offset: NDArray[np.int64]
@@ -76,6 +78,8 @@ class Index:
     """Videos without usable faces."""
     key_column: pa.ChunkedArray
     """Sample keys."""
+    cache: Cache
+    """Where remote tars are copied."""
 
     def __len__(self) -> int:
         return len(self.label)
@@ -85,62 +89,56 @@ class Index:
         return self.key_column.take(pa.array(np.asarray(ids, np.int64))).to_pylist()
 
 
-def open_sets(manifests: Sequence[str | Path], *, mix_crops: bool = False) -> Index:
+def open_sets(
+    manifests: Sequence[str | Path], *, mix_crops: bool = False, cache: Cache | None = None
+) -> Index:
     """Opens shard sets and joins them in the given order.
 
+    Remote manifests are read anew, remote indexes from the cache; remote tars are not looked at.
+
     Args:
-        manifests: Paths of the sets' ``<name>.json``.
+        manifests: Paths or URLs of the sets' ``<name>.json``.
         mix_crops: Allow sets of different crop recipes.
+        cache: Where remote files are copied; None: as :func:`make_cache` of the default config.
 
     Raises:
         ShardSetError: A set is missing, unfinished, damaged, of another index, of another crop
             recipe, or holds a key that an earlier one holds.
+        StorageError: A remote file cannot be fetched.
     """
     if not manifests:
         raise ShardSetError("no shard set given; name manifests, as --data.train SET.json")
-    paths = [_local(path) for path in manifests]
-    loaded = [read_manifest(path) for path in paths]
-    crop = _common_crop(paths, loaded, mix_crops)
-    tables, first = [], 0
-    for path, manifest in zip(paths, loaded, strict=True):
-        tables.append(_checked_table(path, manifest, first))
-        first += len(manifest.shards)
+    cache = cache or make_cache(Data())
+    sets = [SetFiles(path, cache) for path in manifests]
+    loaded = [files.read_manifest() for files in sets]
+    crop = _common_crop(sets, loaded, mix_crops)
+    tables: list[pa.Table] = []
+    shards: list[Path | Remote] = []
+    for files, manifest in zip(sets, loaded, strict=True):
+        first = len(shards)
+        shards += files.shards(manifest)
+        tables.append(_checked_table(files, manifest, first))
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-    _refuse_repeats(table["key"], paths)
-    return _join(table, paths, loaded, crop)
+    _refuse_repeats(table["key"], sets)
+    return _join(table, shards, loaded, crop, cache)
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Reads a manifest.
+def make_cache(data: Data) -> Cache:
+    """The cache that a config asks for; no folder is made yet.
 
     Raises:
-        ShardSetError: It is missing (the set is unfinished, or the path wrong) or not valid.
+        ConfigError: ``data.cache_dir`` is a URL.
     """
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise ShardSetError(
-            f"{path}: no valid manifest ({where + ': ' if where else ''}{problem['msg']}); {_BUILD} again"
-        ) from error
-    except FileNotFoundError as error:
-        raise ShardSetError(
-            f"{path}: no such manifest: the set is unfinished or the path wrong; {_BUILD}"
-        ) from error
-    except OSError as error:
-        raise ShardSetError(f"{path}: cannot be read ({error.strerror}); give the path of a .json") from error
+    if is_url(data.cache_dir):
+        raise ConfigError(
+            f"data.cache_dir={data.cache_dir}: not a local folder; give one on this node's disk"
+        )
+    return Cache(Path(data.cache_dir).expanduser().absolute(), int(data.cache_gib * GIB), data.retries)
 
 
-def _local(path: str | Path) -> Path:
-    if "://" in str(path):
-        raise ShardSetError(f"{path}: only local paths can be opened so far; copy the set to a local folder")
-    return Path(path).absolute()
-
-
-def _common_crop(paths: Sequence[Path], manifests: Sequence[Manifest], mix_crops: bool) -> CropRecipe:
+def _common_crop(sets: Sequence[SetFiles], manifests: Sequence[Manifest], mix_crops: bool) -> CropRecipe:
     first = manifests[0].crop
-    for path, manifest in zip(paths, manifests, strict=True):
+    for files, manifest in zip(sets, manifests, strict=True):
         if manifest.crop == first:
             continue
         if mix_crops:
@@ -151,61 +149,37 @@ def _common_crop(paths: Sequence[Path], manifests: Sequence[Manifest], mix_crops
             if theirs != (ours := getattr(first, name))
         ]
         raise ShardSetError(
-            f"{path}: cropped otherwise than {paths[0]} ({', '.join(fields)}); crop both alike,"
+            f"{files}: cropped otherwise than {sets[0]} ({', '.join(fields)}); crop both alike,"
             " or allow it with --data.mix_crops True"
         )
     return first
 
 
-def _checked_table(path: Path, manifest: Manifest, first_shard: int) -> pa.Table:
-    """The set's index, checked against its manifest and tars; shard numbers start at ``first_shard``."""
-    for entry in manifest.shards:
-        _check_size(path, entry.file, entry.bytes)
-    table = _read_table(path, manifest)
-    _check_rows(path, manifest, table)
+def _checked_table(files: SetFiles, manifest: Manifest, first_shard: int) -> pa.Table:
+    """The set's index, checked against its manifest; shard numbers start at ``first_shard``."""
+    table = _read_table(files, manifest)
+    _check_rows(files.beside(manifest.index.file), manifest, table)
     shard = pc.add(table["shard"], pa.scalar(first_shard, pa.int32()))
     return table.set_column(table.schema.get_field_index("shard"), "shard", shard)
 
 
-def _check_size(path: Path, file: str, expected: int) -> None:
-    tar = path.parent / file
-    try:
-        size = tar.stat().st_size
-    except OSError as error:
-        raise ShardSetError(
-            f"{tar}: missing ({error.strerror}), but listed in {path.name}; copy the whole set,"
-            f" or {_BUILD} again"
-        ) from error
-    if size != expected:
-        raise ShardSetError(
-            f"{tar}: {size} bytes, but {path.name} says {expected}: truncated or of another set;"
-            f" copy the set again, or {_BUILD} again"
-        )
-
-
-def _read_table(path: Path, manifest: Manifest) -> pa.Table:
-    file = path.parent / manifest.index.file
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise ShardSetError(
-            f"{file}: index cannot be read ({error.strerror}); copy the whole set, or {_BUILD} again"
-        ) from error
+def _read_table(files: SetFiles, manifest: Manifest) -> pa.Table:
+    data, file = files.read_index(manifest), files.beside(manifest.index.file)
     if hashlib.sha256(data).hexdigest() != manifest.index.sha256:
         raise ShardSetError(
-            f"{file}: index of other data: its SHA-256 is not the one in {path.name};"
-            f" copy index, tars and manifest of one set, or {_BUILD} again"
+            f"{file}: index of other data: its SHA-256 is not the one in {files.name};"
+            f" copy index, tars and manifest of one set, or {BUILD} again"
         )
     try:
         table = pq.read_table(io.BytesIO(data))
         return table.select(index_schema().names).cast(index_schema())
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise ShardSetError(
-            f"{file}: not an index of format {manifest.format_version} ({error}); {_BUILD} again"
+            f"{file}: not an index of format {manifest.format_version} ({error}); {BUILD} again"
         ) from error
 
 
-def _check_rows(path: Path, manifest: Manifest, table: pa.Table) -> None:
+def _check_rows(file: str, manifest: Manifest, table: pa.Table) -> None:
     """Rows must fit the manifest: a wrong one would read other bytes or train on a wrong label."""
     columns = {name: table[name].to_numpy() for name in ("shard", "offset", "size", "label", "frame")}
     shard, end = columns["shard"], columns["offset"] + columns["size"].astype(np.int64)
@@ -228,22 +202,27 @@ def _check_rows(path: Path, manifest: Manifest, table: pa.Table) -> None:
         problem = "keys that are not <dataset>/<source>/<video>/<frame>"
     else:
         return
-    raise ShardSetError(f"{path.parent / manifest.index.file}: {problem}; {_BUILD} again")
+    raise ShardSetError(f"{file}: {problem}; {BUILD} again")
 
 
-def _refuse_repeats(keys: pa.ChunkedArray, paths: Sequence[Path]) -> None:
+def _refuse_repeats(keys: pa.ChunkedArray, sets: Sequence[SetFiles]) -> None:
     if pc.count_distinct(keys).as_py() == len(keys):
         return
     counts = pc.value_counts(keys)
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     raise ShardSetError(
-        f"{', '.join(map(str, paths))}: {len(repeated)} sample keys occur twice, as {repeated[0].as_py()!r};"
+        f"{', '.join(map(str, sets))}: {len(repeated)} sample keys occur twice, as {repeated[0].as_py()!r};"
         " name each set once, and sets that do not overlap"
     )
 
 
-def _join(table: pa.Table, paths: Sequence[Path], manifests: Sequence[Manifest], crop: CropRecipe) -> Index:
-    pairs = list(zip(paths, manifests, strict=True))
+def _join(
+    table: pa.Table,
+    shards: Sequence[Path | Remote],
+    manifests: Sequence[Manifest],
+    crop: CropRecipe,
+    cache: Cache,
+) -> Index:
     stored = [m.crop.scale if m.crop.scale is not None else np.nan for m in manifests for _ in m.shards]
     video, videos = _codes(pc.replace_substring_regex(table["key"], "/[0-9]+$", ""))
     method, methods = _codes(table["method"])
@@ -252,7 +231,7 @@ def _join(table: pa.Table, paths: Sequence[Path], manifests: Sequence[Manifest],
     plain = ("shard", "offset", "size", "crc32", "label", "frame", "width", "height")
     return Index(
         **{name: table[name].to_numpy() for name in plain},
-        shards=tuple(path.parent / entry.file for path, m in pairs for entry in m.shards),
+        shards=tuple(shards),
         method=method.astype(np.int16),
         group=group,
         group_exact=_is_exact(table),
@@ -266,6 +245,7 @@ def _join(table: pa.Table, paths: Sequence[Path], manifests: Sequence[Manifest],
         digest=digest,
         failures=tuple(failure for m in manifests for failure in m.failures),
         key_column=table["key"],
+        cache=cache,
     )
 
 

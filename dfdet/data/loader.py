@@ -21,11 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dfdet.data.augment import Parameters, apply, draw_parameters
+from dfdet.data.augment import Parameters, draw_parameters
 from dfdet.data.buffers import BufferPool
-from dfdet.data.decode import Pixels, crop_side, cut_middle, decode
+from dfdet.data.decode import Pixels, crop_side
+from dfdet.data.feed import Feed, plan_feed
 from dfdet.data.index import Index
 from dfdet.data.plan import EpochPlan, Ids, rank_slice
+from dfdet.data.prepare import Prepare
 from dfdet.data.reader import DamageError, Reader
 from dfdet.errors import ConfigError, DamagedSampleError, TrainingError
 
@@ -54,6 +56,8 @@ class Batch:
     """[b] bool; False for padding and skipped samples, whose images are zeros."""
     ids: Ids
     """[b] sample ids."""
+    rest: Sequence[Parameters] | None = None
+    """Augmentation of each that is left to :func:`dfdet.data.device_augment.finish`; None: nothing."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class _Damage:
 class _Work:
     """A batch that is being decoded."""
 
+    number: int
     batch: Batch
     tasks: list[Future[list[tuple[int, _Damage]]]]
 
@@ -84,6 +89,9 @@ class Loader:
         prefetch: Batches decoded ahead of use.
         on_damage: ``raise`` stops at the first damaged sample; ``skip`` masks, counts and logs it.
         max_damaged: Samples that may be skipped over the loader's life.
+        rest_on_device: With ``augment.jpeg_first`` and without ``resize``, the threads only do JPEG, and
+            batches carry the rest.
+        resize: Side (pixels) and filter of Pillow's resize on the threads; None leaves crops as cut.
         pin: Buffers in pinned memory, for asynchronous copies to a GPU.
         max_side: Crops larger than this are shrunk to it (area mean) when decoded, so that one huge
             image does not set the size of all buffers (pixels).
@@ -103,19 +111,23 @@ class Loader:
         prefetch: int,
         on_damage: Literal["raise", "skip"],
         max_damaged: int,
+        rest_on_device: bool = False,
+        resize: tuple[int, str] | None = None,
         pin: bool = False,
         max_side: int = 1024,
     ) -> None:
-        _check_scale(index, crop_scale)
+        check_crop_scale(index, crop_scale)
         self.damaged: Counter[str] = Counter()
         self._index, self._seed = index, seed
         self._augment = augment if augment is not None and augment.strength > 0 else None
         self._threads, self._prefetch = threads or os.cpu_count() or 1, max(1, prefetch)
         self._on_damage, self._max_damaged = on_damage, max_damaged
         self._sides = _crop_sides(index, crop_scale)
-        self._max_side = max_side
-        self.side = int(min(self._sides.max(), max_side))
-        self._reader = Reader(index.shards)
+        self.side = resize[0] if resize else int(min(self._sides.max(), max_side))
+        jpeg_first = self._augment is not None and self._augment.jpeg_first
+        jpeg_only = jpeg_first and rest_on_device and not resize
+        self._prepare = Prepare(max_side, jpeg_first, jpeg_only, resize)
+        self._reader = Reader(index.shards, index.cache)
         self._buffers = BufferPool(pin=pin)
         # Threads of ours are the parallelism; OpenCV's own would fight with them for the CPUs.
         cv2.setNumThreads(1)
@@ -150,18 +162,24 @@ class Loader:
         Raises:
             DamagedSampleError: A sample is damaged and ``on_damage`` is ``raise``.
             TrainingError: More samples were skipped than ``max_damaged``.
+            StorageError: A remote shard cannot be fetched, or there is no room for it.
         """
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="dfdet-decode")
+        feed = plan_feed(self._reader, self._index, plan, rank=rank, world=world, start=start)
         ahead: deque[_Work] = deque()
+        self._reader.begin()
         try:
             for number in range(start, len(plan)):
+                feed.start(number)
                 ahead.append(self._submit(pool, plan, number, epoch, rank, world))
                 if len(ahead) > self._prefetch:
-                    yield self._finished(ahead.popleft())
+                    yield self._finished(ahead.popleft(), feed)
             while ahead:
-                yield self._finished(ahead.popleft())
+                yield self._finished(ahead.popleft(), feed)
         finally:
+            self._reader.end()
             pool.shutdown(wait=True, cancel_futures=True)
+            feed.close()
 
     def _submit(
         self, pool: ThreadPoolExecutor, plan: EpochPlan, number: int, epoch: int, rank: int, world: int
@@ -170,10 +188,10 @@ class Loader:
         ids = rank_slice(plan.ids[number], rank, world)
         valid = rank_slice(plan.valid[number], rank, world).copy()
         columns = np.arange(rank * len(ids), (rank + 1) * len(ids))
-        drawn: Sequence[Parameters | None] = [None] * len(ids)
+        drawn: Sequence[Parameters] | None = None
         if self._augment is not None:
             drawn = draw_parameters(self._augment, self._seed, epoch, number * plan.ids.shape[1] + columns)
-        images = self._buffers.take(len(ids), self.side)
+        images = self._buffers.take((len(ids), self.side, self.side, 3))
         sizes = np.full(len(ids), self.side, np.int64)
         target = images.numpy()
         tasks = [
@@ -181,15 +199,17 @@ class Loader:
             for low in range(0, len(ids), CHUNK)
         ]
         labels = torch.from_numpy(self._index.label[ids].astype(np.int64))
-        batch = Batch(images, torch.from_numpy(sizes), labels, torch.from_numpy(valid), ids.copy())
-        return _Work(batch, tasks)
+        rest = drawn if self._prepare.jpeg_only else None
+        batch = Batch(images, torch.from_numpy(sizes), labels, torch.from_numpy(valid), ids.copy(), rest)
+        return _Work(number, batch, tasks)
 
-    def _finished(self, work: _Work) -> Batch:
+    def _finished(self, work: _Work, feed: Feed) -> Batch:
         """Waits for a batch and books its damage, in plan order whatever thread met it first."""
         for task in work.tasks:
             for row, damage in task.result():
                 self._book(damage)
                 work.batch.valid[row] = False
+        feed.done(work.number)
         return work.batch
 
     def _decode_rows(
@@ -198,7 +218,7 @@ class Loader:
         sizes: NDArray[np.int64],
         ids: Ids,
         valid: NDArray[np.bool_],
-        drawn: Sequence[Parameters | None],
+        drawn: Sequence[Parameters] | None,
         rows: range,
     ) -> list[tuple[int, _Damage]]:
         """Decodes some rows of a batch into its buffer; padding and damaged rows become zeros."""
@@ -208,7 +228,7 @@ class Loader:
                 images[row] = 0
                 continue
             try:
-                sizes[row] = _place(self._crop(int(ids[row]), drawn[row]), images[row])
+                sizes[row] = _place(self._crop(int(ids[row]), drawn[row] if drawn else None), images[row])
             except DamageError as error:
                 images[row] = 0
                 found.append((row, _Damage(int(ids[row]), error.reason, str(error))))
@@ -223,13 +243,8 @@ class Loader:
             int(index.size[sample]),
             int(index.crc32[sample]),
         )
-        image, side = decode(data), int(self._sides[sample])
-        if min(image.shape[:2]) != min(index.width[sample], index.height[sample]):
-            raise DamageError("size", f"is {image.shape[1]}x{image.shape[0]} px, unlike its index")
-        image = cut_middle(image, side)
-        if side > self._max_side:
-            image = cv2.resize(image, (self._max_side, self._max_side), interpolation=cv2.INTER_AREA)
-        return image if parameters is None else apply(image, parameters)
+        stored_side = int(min(index.width[sample], index.height[sample]))
+        return self._prepare.crop(data, stored_side, int(self._sides[sample]), parameters)
 
     def _book(self, damage: _Damage) -> None:
         """Raises, or counts and logs at a limited rate."""
@@ -261,7 +276,12 @@ def _place(crop: Pixels, buffer: Pixels) -> int:
     return side
 
 
-def _check_scale(index: Index, crop_scale: float) -> None:
+def check_crop_scale(index: Index, crop_scale: float) -> None:
+    """Checks that crops of a scale can be cut from what is stored.
+
+    Raises:
+        ConfigError: The scale is larger than a set's stored scale.
+    """
     smallest = np.nanmin(index.shard_scale, initial=np.inf)
     if crop_scale > smallest + 1e-9:
         shard = index.shards[int(np.nanargmin(index.shard_scale))]

@@ -9,41 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dfdet.data.hashing import Uint64, chain
+from dfdet.data.order import Order
+from dfdet.data.pairing import Columns, Ids, Mode, Units, count_units, pairable_samples, units_of
 from dfdet.errors import ConfigError, ShardSetError
-from dfdet.schema import FAKE, REAL
 
 PLAN_VERSION = 1
 """Raised when the same arguments would give another order; part of the fingerprint."""
 
-# Purposes of the hashes, so that no two draws share a stream.
-_ORDER, _SHARDS, _PARTNER, _METHOD = 1, 2, 3, 4
-
-Ids = NDArray[np.int64]
-Mode = Literal["single", "pair", "rotate"]
-
-
-class _Columns(Protocol):
-    """What a plan needs of an index: integer columns, row = sample id."""
-
-    @property
-    def shard(self) -> NDArray[Any]: ...
-    @property
-    def label(self) -> NDArray[Any]: ...
-    @property
-    def method(self) -> NDArray[Any]: ...
-    @property
-    def group(self) -> NDArray[Any]: ...
-    @property
-    def group_exact(self) -> NDArray[np.bool_]: ...
-    @property
-    def frame(self) -> NDArray[Any]: ...
+LAZY_UNITS = 1 << 22
+"""From here on batches are computed when they are read; below, all at once in a second or two (units)."""
 
 
 @dataclass(frozen=True)
@@ -85,25 +67,51 @@ class PlanSpec:
 
 
 @dataclass(frozen=True, eq=False)
-class EpochPlan:
-    """The global batches of an epoch."""
+class Rows:
+    """An array [batches, B] whose rows are computed when they are read, in any order."""
 
-    ids: Ids
+    shape: tuple[int, int]
+    """Batches, and entries of a batch."""
+    row: Callable[[int], NDArray[Any]]
+    """Gives a row, [B]."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, number: int) -> NDArray[Any]:
+        return self.row(range(len(self))[number])
+
+
+@dataclass(frozen=True, eq=False)
+class EpochPlan:
+    """The global batches of an epoch; any of them is read at once, without those before."""
+
+    ids: Ids | Rows
     """Sample ids, [batches, B] int64."""
-    valid: NDArray[np.bool_]
+    valid: NDArray[np.bool_] | Rows
     """False where an entry only pads, [batches, B] bool."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def epoch_plan(index: _Columns, spec: PlanSpec, epoch: int) -> EpochPlan:
+@dataclass(frozen=True, eq=False)
+class WholePlan(EpochPlan):
+    """A plan whose batches have all been computed."""
+
+    ids: Ids
+    valid: NDArray[np.bool_]
+
+
+def epoch_plan(index: Columns, spec: PlanSpec, epoch: int, *, lazy: bool | None = None) -> EpochPlan:
     """Orders an epoch.
 
     Args:
-        index: _Columns of the data.
+        index: Columns of the data.
         spec: Seed, batch, mode and shuffle.
         epoch: Number of the epoch, from 0.
+        lazy: Compute batches when they are read, as :class:`Rows`; by default from ``LAZY_UNITS``
+            units on. Only time and memory differ, not the plan.
 
     Returns:
         A plan with as many batches in every epoch. ``pair`` and ``rotate`` place units as
@@ -112,14 +120,24 @@ def epoch_plan(index: _Columns, spec: PlanSpec, epoch: int) -> EpochPlan:
     Raises:
         ShardSetError: Nothing can be paired, or there are fewer units than a batch.
     """
-    units = _units(index, spec, epoch)
-    batches_of(len(units), spec)
-    return _batched(units[_order(index.shard, units[:, 0], spec, epoch)], spec)
+    units = units_of(index, spec.mode, spec.seed, epoch)
+    shape = batches_of(len(units), spec), spec.global_batch
+    if lazy is None:
+        lazy = len(units) >= LAZY_UNITS
+    lanes = spec.lanes if lazy else 1
+    order = Order(index.shard, units, spec.seed, epoch, spec.block_shards, lanes)
+    if not lazy:
+        return _batched(units.samples(order.take(0, len(units))), spec)
+    entries = len(units) * spec.unit_size
+    return EpochPlan(
+        Rows(shape, partial(_ids_of_batch, order, units, spec)),
+        Rows(shape, partial(_valid_of_batch, entries, spec)),
+    )
 
 
-def batches_per_epoch(index: _Columns, spec: PlanSpec) -> int:
+def batches_per_epoch(index: Columns, spec: PlanSpec) -> int:
     """Batches of any epoch's plan; raises as :func:`epoch_plan`."""
-    return batches_of(int(_primary(index, spec.mode).sum()), spec)
+    return batches_of(count_units(index, spec.mode), spec)
 
 
 def batches_of(units: int, spec: PlanSpec) -> int:
@@ -142,11 +160,11 @@ def batches_of(units: int, spec: PlanSpec) -> int:
     return full
 
 
-def sequential_plan(n: int, batch: int) -> EpochPlan:
+def sequential_plan(n: int, batch: int) -> WholePlan:
     """The index in its own order, the last batch masked: for evaluation."""
     ids = np.arange(-(-n // batch) * batch, dtype=np.int64)
     valid = ids < n
-    return EpochPlan(np.where(valid, ids, 0).reshape(-1, batch), valid.reshape(-1, batch))
+    return WholePlan(np.where(valid, ids, 0).reshape(-1, batch), valid.reshape(-1, batch))
 
 
 def rank_slice(plan_row: NDArray[Any], rank: int, world: int) -> NDArray[Any]:
@@ -170,108 +188,12 @@ def fingerprint(digest: str, spec: PlanSpec) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def unpaired(index: _Columns, mode: Mode) -> int:
+def unpaired(index: Columns, mode: Mode) -> int:
     """Samples that no plan of this mode can hold: without an exact group, or without a counterpart."""
-    return 0 if mode == "single" else int((~_pairable(index)).sum())
+    return 0 if mode == "single" else int((~pairable_samples(index)).sum())
 
 
-def _pairable(index: _Columns) -> NDArray[np.bool_]:
-    """Samples whose exact group holds reals and fakes, [n] bool."""
-    exact = np.asarray(index.group_exact, bool) & (np.asarray(index.group) >= 0)
-    both = np.intersect1d(
-        index.group[exact & (index.label == REAL)], index.group[exact & (index.label == FAKE)]
-    )
-    return exact & np.isin(index.group, both)
-
-
-def _primary(index: _Columns, mode: Mode) -> NDArray[np.bool_]:
-    """Samples that make one unit each: all; every fake of ``pair``; every real of ``rotate``."""
-    if mode == "single":
-        return np.ones(len(index.label), bool)
-    mask = _pairable(index) & (index.label == (FAKE if mode == "pair" else REAL))
-    if not mask.any():
-        raise ShardSetError(
-            f"data.sampling={mode}: no fake has a real of its group (group_level exact);"
-            " use --data.sampling single"
-        )
-    return mask
-
-
-def _units(index: _Columns, spec: PlanSpec, epoch: int) -> Ids:
-    """The epoch's unit table, [U, k] sample ids; pairs as (real, fake)."""
-    primary = np.flatnonzero(_primary(index, spec.mode))
-    if spec.mode == "single":
-        return primary[:, None]
-    pairable = _pairable(index)
-    if spec.mode == "pair":
-        reals = np.flatnonzero(pairable & (index.label == REAL))
-        cells = index.group.astype(np.int64)
-        partner = _partners(primary, cells[primary], reals, cells[reals], index.frame, spec.seed, epoch)
-        return np.stack([partner, primary], axis=1)
-    fakes = np.flatnonzero(pairable & (index.label == FAKE))
-    cells = index.group.astype(np.int64) * (int(index.method.max()) + 1) + index.method
-    wanted = _rotating_cells(index, primary, np.unique(cells[fakes]), spec.seed, epoch)
-    partner = _partners(primary, wanted, fakes, cells[fakes], index.frame, spec.seed, epoch)
-    return np.stack([primary, partner], axis=1)
-
-
-def _rotating_cells(index: _Columns, reals: Ids, cells: Ids, seed: int, epoch: int) -> Ids:
-    """The (group, method) cell of each real's fake: the group's methods in turn, one an epoch.
-
-    Each real starts at a hashed offset, so that an epoch has all methods and each real meets all
-    of its group's methods in as many epochs as there are methods.
-    """
-    methods = int(index.method.max()) + 1
-    first = index.group[reals].astype(np.int64) * methods
-    low, high = np.searchsorted(cells, first), np.searchsorted(cells, first + methods)
-    offset = (chain(seed, _METHOD, reals) % np.uint64(2**31)).astype(np.int64)
-    return cells[low + (offset + epoch) % (high - low)]
-
-
-def _partners(
-    queries: Ids, wanted: Ids, pool: Ids, pool_cells: Ids, frames: NDArray[Any], seed: int, epoch: int
-) -> Ids:
-    """For each query a member of its cell in the pool: of the same frame if there is one, else by hash.
-
-    Args:
-        queries: Sample ids to find a partner for, [q].
-        wanted: Cell of each, [q]; every cell has members.
-        pool: Sample ids to choose from, [p].
-        pool_cells: Cell of each, [p].
-        frames: Frame of every sample id, [n].
-        seed: Seed of the plan.
-        epoch: Epoch: a choice by hash is another one in the next.
-    """
-    span = int(frames.max()) + 1
-    order = np.lexsort((pool, frames[pool], pool_cells))
-    pool, keys = pool[order], (pool_cells * span + frames[pool])[order]
-    same = wanted * span + frames[queries]
-    low, high = np.searchsorted(keys, same), np.searchsorted(keys, same + 1)
-    none = low == high
-    low[none] = np.searchsorted(keys, wanted[none] * span)
-    high[none] = np.searchsorted(keys, (wanted[none] + 1) * span)
-    draw = chain(seed, epoch, _PARTNER, queries)
-    return pool[low + (draw % (high - low).astype(np.uint64)).astype(np.int64)]
-
-
-def _order(shards: NDArray[Any], units: Ids, spec: PlanSpec, epoch: int) -> Ids:
-    """Permutation of the units, keyed by their primary sample; by blocks of shards where asked."""
-    keys = chain(spec.seed, epoch, _ORDER, np.arange(len(units)))
-    if not spec.block_shards:
-        return np.argsort(keys, kind="stable")
-    return np.lexsort((keys, _blocks(shards[units], spec, epoch)))
-
-
-def _blocks(shards: NDArray[Any], spec: PlanSpec, epoch: int) -> Ids:
-    """Place of each unit's block: the shards in hashed order, ``block_shards`` at a time."""
-    present, position = np.unique(shards, return_inverse=True)
-    keys: Uint64 = chain(spec.seed, epoch, _SHARDS, present)
-    place = np.empty(len(present), np.int64)
-    place[np.argsort(keys, kind="stable")] = np.arange(len(present))
-    return place[position] // spec.block_shards
-
-
-def _batched(units: Ids, spec: PlanSpec) -> EpochPlan:
+def _batched(units: Ids, spec: PlanSpec) -> WholePlan:
     """Cuts ordered units [U, k] into batches [batches, B]: full ones by lanes, then the padded tail."""
     per, lanes = spec.units_per_batch, spec.lanes
     full, rest = divmod(len(units), per)
@@ -283,4 +205,22 @@ def _batched(units: Ids, spec: PlanSpec) -> EpochPlan:
         pad = spec.global_batch - tail.shape[1]
         ids = np.concatenate([ids, np.pad(tail, ((0, 0), (0, pad)), constant_values=units[0, 0])])
         valid = np.concatenate([valid, np.arange(spec.global_batch)[None] < tail.shape[1]])
-    return EpochPlan(np.ascontiguousarray(ids), valid)
+    return WholePlan(np.ascontiguousarray(ids), valid)
+
+
+def _ids_of_batch(order: Order, units: Units, spec: PlanSpec, number: int) -> Ids:
+    """A row of :func:`_batched`, [B]."""
+    per, piece = spec.units_per_batch, spec.units_per_batch // spec.lanes
+    full = len(units) // per
+    if number < full:
+        starts = (np.arange(spec.lanes) * full + number) * piece
+        taken = [order.take(low, low + piece) for low in starts.tolist()]
+        return units.samples(np.concatenate(taken)).reshape(-1)
+    tail = units.samples(order.take(full * per, len(units))).reshape(-1)
+    first = units.samples(order.take(0, 1))[0, 0]
+    return np.pad(tail, (0, spec.global_batch - len(tail)), constant_values=first)
+
+
+def _valid_of_batch(entries: int, spec: PlanSpec, number: int) -> NDArray[np.bool_]:
+    """Whether the entries of a batch are among the ``entries`` of the epoch, [B]."""
+    return number * spec.global_batch + np.arange(spec.global_batch) < entries

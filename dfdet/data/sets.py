@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
+import numpy as np
+
 from dfdet.config import Config, Data, named_sets
-from dfdet.data.index import Index, open_sets
+from dfdet.data.cache import GIB
+from dfdet.data.index import Index, make_cache, open_sets
 from dfdet.data.plan import PlanSpec, batches_per_epoch
+from dfdet.data.remote import Remote
 from dfdet.errors import ConfigError, ShardSetError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ def open_run_data(config: Config) -> RunData:
     Raises:
         ConfigError: No training set is named.
         ShardSetError: A set is missing, unfinished, damaged or too small; the line says which.
+        StorageError: A remote set cannot be fetched.
     """
     data = config.data
     if not data.train:
@@ -45,9 +53,13 @@ def open_run_data(config: Config) -> RunData:
             "data.train is empty: no training set; give --data.train SET.json"
             " (python -m shards images makes one from folders of faces)"
         )
-    train = open_sets(data.train, mix_crops=data.mix_crops)
+    cache = make_cache(data)
+    train = open_sets(data.train, mix_crops=data.mix_crops, cache=cache)
     val, test = (
-        {name: open_sets([path], mix_crops=data.mix_crops) for name, path in named_sets(entries).items()}
+        {
+            name: open_sets([path], mix_crops=data.mix_crops, cache=cache)
+            for name, path in named_sets(entries).items()
+        }
         for entries in (data.val, data.test)
     )
     if not data.mix_crops:
@@ -56,6 +68,7 @@ def open_run_data(config: Config) -> RunData:
             {f"data.val {k}": v for k, v in val.items()} | {f"data.test {k}": v for k, v in test.items()},
         )
     spec = plan_spec(data, config.run.seed)
+    _warn_of_thrashing(train, spec, data.cache_gib)
     return RunData(train, val, test, spec, batches_per_epoch(train, spec))
 
 
@@ -68,3 +81,23 @@ def _check_crops(train: Index, others: dict[str, Index]) -> None:
                 f" there {train.crop.model_dump(exclude_none=True)}); cut them alike, or set"
                 " --data.mix_crops True"
             )
+
+
+def _warn_of_thrashing(train: Index, spec: PlanSpec, cache_gib: float) -> None:
+    """Says when the order walks over more remote shards at once than the cache keeps."""
+    sizes = [shard.bytes for shard in train.shards if isinstance(shard, Remote)]
+    walked = min(spec.block_shards * spec.lanes, len(sizes)) if spec.block_shards else len(sizes)
+    gib = sum(sorted(sizes, reverse=True)[:walked]) / GIB
+    if gib > cache_gib:
+        log.warning(
+            "data.block_shards=%d, data.lanes=%d: batches are drawn from %d remote shards at once = %.1f GiB,"
+            " more than data.cache_gib=%g: shards will be fetched again and again; set --data.block_shards %d"
+            " or --data.cache_gib %.0f",
+            spec.block_shards,
+            spec.lanes,
+            walked,
+            gib,
+            cache_gib,
+            max(1, int(walked * cache_gib / gib / spec.lanes)),
+            np.ceil(gib),
+        )

@@ -265,7 +265,7 @@ def test_changed_fields_have_dotted_paths_and_leave_out_storage_and_name():
     assert changed_fields(Config(), new) == {"data.augment.blur": (0.1, 0.2), "data.val": ([], ["a=b"])}
 
 
-@pytest.mark.parametrize("path", ["run.workers", "run.device", "engine.zero_stage", "data.prefetch"])
+@pytest.mark.parametrize("path", ["run.workers", "engine.zero_stage", "data.prefetch", "data.cache_dir"])
 def test_what_may_change(path):
     assert may_change(path)
 

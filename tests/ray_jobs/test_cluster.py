@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from dfdet.config import Run
-from dfdet.errors import ConfigError
+from dfdet.config import Config, Data, Run
+from dfdet.errors import ConfigError, ShardSetError
 from ray_jobs import cluster
 from ray_jobs.cluster import absolute, check_fits, check_local, check_resources, joins_cluster
+from ray_jobs.train import with_absolute_paths
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +111,23 @@ def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 def test_an_address_stays() -> None:
     assert absolute("s3://bucket/a") == "s3://bucket/a"
+
+
+@pytest.mark.parametrize("url", ["s3://AKIA:se/cret@bucket/a.json", "https://user:se/cret@host/a.json"])
+def test_a_password_in_a_url_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ShardSetError, match=r"holds a user or password") as error:
+        absolute(url)
+    assert "cret" not in str(error.value)
+
+
+def test_only_home_relative_cache_folders_stay_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given, expected in {"~/copies": "~/copies", "copies": str(tmp_path / "copies")}.items():
+        config = Config(data=Data(cache_dir=given, train=("s3://bucket/a.json",)))
+        made = with_absolute_paths(config).data
+        assert made.cache_dir == expected and made.train == ("s3://bucket/a.json",)
 
 
 def test_a_path_in_a_ray_job_lies_in_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -110,3 +110,23 @@ def test_a_cut_at_1_3_is_the_direct_crop_at_1_3():
 
     cut = cut_middle(crop(1.6, 320), crop_side(320, 320, 1.3, 1.6))
     assert abs(cut - crop(1.3, 260)).max() < 1e-9
+
+
+def test_orientation_is_found_behind_other_segments_of_a_jpeg():
+    exif = Image.Exif()
+    exif[0x112] = 6
+    data = stored(Image.fromarray(RGB), "JPEG", exif=exif)
+    comment = b"\xff\xff\xfe\x00\x06a\xff\xda!"  # padded, and with a scan's mark in it
+    data = data[:2] + comment + data[2:]
+    assert decode(data).shape == (60, 44, 3)
+    assert (decode(data) == reference(data)).all()
+
+
+def test_orientation_is_found_behind_the_pixels_of_a_png():
+    exif = Image.Exif()
+    exif[0x112] = 3
+    data = stored(Image.fromarray(RGB), "PNG", exif=exif)
+    start = data.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    data = data[:start] + data[stop:-12] + data[start:stop] + data[-12:]
+    assert (decode(data) == RGB[::-1, ::-1]).all()

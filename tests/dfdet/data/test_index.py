@@ -145,12 +145,6 @@ def test_a_set_named_twice_is_refused(tmp_path, make_set):
         open_sets([path, path])
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/demo.json", "pipe://cat"])
-def test_urls_are_refused_for_now(url):
-    with pytest.raises(ShardSetError, match="only local paths"):
-        open_sets([url])
-
-
 def test_no_set_at_all_is_refused():
     with pytest.raises(ShardSetError, match="no shard set given"):
         open_sets([])

@@ -121,14 +121,14 @@ def test_a_batch_stays_valid_as_long_as_it_is_held(index):
 
 def test_buffers_are_used_again_when_the_last_view_is_gone():
     pool = BufferPool()
-    first = pool.take(2, 4)
+    first = pool.take((2, 4, 4, 3))
     address, view = first.data_ptr(), first[1:, :2]
     del first
     gc.collect()
-    assert pool.take(2, 4).data_ptr() != address
+    assert pool.take((2, 4, 4, 3)).data_ptr() != address
     del view
     gc.collect()
-    assert address in {tensor.data_ptr() for tensor in [pool.take(2, 4) for _ in range(2)]}
+    assert address in {tensor.data_ptr() for tensor in [pool.take((2, 4, 4, 3)) for _ in range(2)]}
 
 
 def test_closing_early_ends_the_threads(index):

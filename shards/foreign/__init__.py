@@ -1,0 +1,1 @@
+"""WebDataset tars of others: indexed where they lie, never changed."""
