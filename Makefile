@@ -39,6 +39,8 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/cache.py
 	$(BIN)/python benchmarks/frames.py
 	$(BIN)/python benchmarks/demo_signal.py
 

@@ -85,9 +85,11 @@ class Data(Section):
     global_batch: int = Field(128, ge=1)
     """Samples in an optimizer step over all workers (samples)."""
     block_shards: int = Field(0, ge=0)
-    """Shuffle within blocks of this many shards; 0 shuffles over all (shards)."""
+    """Shuffle within blocks of this many shards; 0 shuffles over all. Remote sets: 8, since shuffling
+    over all fetches each shard hundreds of times (shards)."""
     lanes: int = Field(1, ge=1)
-    """Runs of the order that are interleaved, so that a rank touches mostly its own shards (runs)."""
+    """Runs of the order that are interleaved, so that a rank touches mostly its own shards. Remote sets:
+    4 a worker; blocks x lanes must fit into half of the node's cache (runs)."""
     crop_scale: float = Field(1.3, ge=1.0, le=4.0)
     """Margin of the training crop as a multiple of the tight face, cut from the stored crop (factor)."""
     augment: Augment = Augment()

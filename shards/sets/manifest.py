@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from dfdet.errors import ShardSetError
-from dfdet.schema import Manifest, Split
+from dfdet.schema import Manifest, ShardEntry, Split
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -27,6 +27,19 @@ def read_manifest(path: Path) -> Manifest:
         first = error.errors(include_url=False)[0]
         reason = f"is no manifest ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})"
     raise ShardSetError(f"{path} {reason}; give the <name>.json of a finished shard set, or write it again")
+
+
+def tar_path(folder: Path, entry: ShardEntry) -> Path:
+    """Where a tar of a set lies.
+
+    Raises:
+        ShardSetError: At a URL, which training reads through its cache and nothing else.
+    """
+    if entry.url is None:
+        return folder / entry.file
+    if "://" in entry.url:  # Not shown: it may be signed.
+        raise ShardSetError(f"{entry.file} lies at a URL; fetch it and index it again to look at it here")
+    return Path(entry.url)
 
 
 def check_no_leak(manifests: Iterable[Path], *, persons: bool = True) -> None:

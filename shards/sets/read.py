@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from dfdet.errors import DamagedSampleError, ShardSetError
 from dfdet.schema import Sample, index_schema
-from shards.sets.manifest import read_manifest
+from shards.sets.manifest import read_manifest, tar_path
 
 MAX_TEXT_BYTES = 4 << 20
 """A sample's JSON has some hundred bytes, with many candidates some thousand."""
@@ -66,7 +66,7 @@ class SetReader:
     def __enter__(self) -> Self:
         try:
             for entry in self.manifest.shards:
-                self._files.append(os.open(self.path.parent / entry.file, os.O_RDONLY))
+                self._files.append(os.open(tar_path(self.path.parent, entry), os.O_RDONLY))
         except OSError as error:
             self._close()
             raise ShardSetError(

@@ -19,7 +19,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from dfdet.schema import FAKE, REAL, FileEntry, Manifest, Sample, index_schema
-from shards.sets.manifest import read_manifest
+from shards.sets.manifest import read_manifest, tar_path
 
 MAX_PROBLEMS = 20
 """Problems listed of one file; a shifted tar has as many as samples."""
@@ -49,9 +49,11 @@ def verify_set(path: Path) -> list[str]:
     problems += _index_problems(table, manifest)
     for number, entry in enumerate(manifest.shards):
         rows = table.filter(pc.equal(table["shard"], number)).to_pylist()
-        problems += _file_problems(folder, entry)
-        if (folder / entry.file).is_file():
-            problems += _capped(entry.file, _tar_problems(folder / entry.file, rows, manifest))
+        place = tar_path(folder, entry)
+        problems += _file_problems(place.parent, entry, place)
+        if place.is_file():
+            found = _image_problems(place, rows) if entry.url else _tar_problems(place, rows, manifest)
+            problems += _capped(entry.file, found)
     return problems
 
 
@@ -62,8 +64,8 @@ def _stale(folder: Path, manifest: Manifest) -> list[str]:
     return [f"{name}: is not in the manifest" for name in found if name not in known]
 
 
-def _file_problems(folder: Path, entry: FileEntry) -> list[str]:
-    path = folder / entry.file
+def _file_problems(folder: Path, entry: FileEntry, place: Path | None = None) -> list[str]:
+    path = place or folder / entry.file
     if not path.is_file():
         return [f"{entry.file}: is missing"]
     if (size := path.stat().st_size) != entry.bytes:
@@ -96,12 +98,22 @@ def _index_problems(table: pa.Table, manifest: Manifest) -> list[str]:
     for group, shard in zip(table["group"].to_pylist(), table["shard"].to_pylist(), strict=True):
         if group is not None:
             shards.setdefault(group, set()).add(shard)
+    foreign = any(entry.url for entry in manifest.shards)
     spread = (
         f"{file}: group {group!r} lies in shards {sorted(where)}"
         for group, where in shards.items()
-        if len(where) > 1
+        if len(where) > 1 and not foreign
     )
     return problems + _capped(file, spread)
+
+
+def _image_problems(path: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Of a foreign tar, whose members may stand in any order: its images, at their offsets."""
+    with path.open("rb") as file:
+        for row in rows:
+            file.seek(row["offset"])
+            if zlib.crc32(file.read(row["size"])) != row["crc32"]:
+                yield f"{path.name}: sample {row['key']!r}: its image fails its checksum"
 
 
 def _tar_problems(path: Path, rows: list[dict[str, Any]], manifest: Manifest) -> Iterator[str]:

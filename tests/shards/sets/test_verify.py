@@ -11,6 +11,7 @@ from PIL import Image
 
 from dfdet.errors import ShardSetError
 from dfdet.schema import CropRecipe, Sample, index_schema
+from shards.foreign.index import IndexTars, index_tars
 from shards.sets.verify import MAX_PROBLEMS, verify_set
 from shards.sets.write import ShardWriter
 
@@ -186,3 +187,28 @@ def test_path_that_is_no_manifest_is_refused(tmp_path, content):
         path.write_text(content)
     with pytest.raises(ShardSetError, match=r"x\.json"):
         verify_set(path)
+
+
+@pytest.fixture
+def foreign(made, tmp_path) -> Path:
+    """The tars of a set, indexed again where they lie."""
+    tars = tuple(str(path) for path in sorted(made.parent.glob("*.tar")))
+    return index_tars(IndexTars(tars=tars, out=tmp_path / "elsewhere", name="theirs"))
+
+
+def test_a_foreign_set_is_verified_where_its_tars_lie(made, foreign):
+    assert verify_set(foreign) == []
+    row = index_rows(foreign)[0]
+    flip(shard(made), row["offset"] + 1)
+    problems = verify_set(foreign)
+    assert any("sha256" in problem for problem in problems)
+    assert any("fails its checksum" in problem and row["key"] in problem for problem in problems)
+
+
+def test_a_set_of_urls_is_told_to_lie_elsewhere_without_the_url(foreign):
+    content = json.loads(foreign.read_text())
+    content["shards"][0]["url"] = "https://host/a.tar?signature=secret"
+    foreign.write_text(json.dumps(content))
+    with pytest.raises(ShardSetError, match="lies at a URL") as refusal:
+        verify_set(foreign)
+    assert "secret" not in str(refusal.value)
