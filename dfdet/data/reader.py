@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
+
+from isal import isal_zlib
 
 from dfdet.data.cache import Cache
 from dfdet.data.remote import ObjectError, Remote
@@ -85,7 +86,7 @@ class Reader:
             raise DamageError(error.reason, str(error)) from error
         if len(data) != size:
             raise self._damage(shard, "short", f"{len(data)} of {size} bytes: the tar is truncated")
-        if (found := zlib.crc32(data)) != crc32:
+        if (found := isal_zlib.crc32(data)) != crc32:
             raise self._damage(
                 shard, "crc", f"crc32 {found:08x} instead of {crc32:08x}: the bytes were changed"
             )
