@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from dfdet.errors import ConfigError, DfdetError, InputError
 from shards.detect import open_detector
 from shards.detect.faces import Faces, Image
-from shards.detect.geometry import Fit, fit_frame, shrink
+from shards.detect.geometry import enlarge, fit_frame, shrink
 from shards.mapping import CRASHED, IN_FLIGHT, Mapper
 from shards.plan import Job
 from shards.prepare import Prepared, Preparer, failed
@@ -26,6 +24,8 @@ from shards.videos import Making
 
 RETRIES = 2
 """Times that a task is tried again when its worker or node dies."""
+
+_open: dict[Making, Preparer] = {}
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Task:
     """What all tasks of a run share; kept in the object store."""
 
     make: Making
-    weights: bytes | None
-    """The detector's file, for nodes that do not see it."""
+    weights: Any
+    """Reference to the detector's file, fetched only by processes whose node does not see it."""
     actors: tuple[Any, ...] = ()
 
 
@@ -79,7 +79,8 @@ def in_tasks(make: Making, workers: int, actors: Actors) -> Mapper:
     """
 
     def run(jobs: Iterable[Job]) -> Iterator[Prepared]:
-        weights = make.detector.weights.read_bytes() if make.detector and make.detector.weights else None
+        file = make.detector.weights if make.detector else None
+        weights = ray.put(file.read_bytes()) if file else None
         actor: Any = DetectorActor
         handles = tuple(
             actor.options(num_gpus=actors.gpus, max_restarts=3, max_task_retries=3).remote(make, weights)
@@ -124,25 +125,19 @@ def _result(job: Job, ref: Any, make: Making) -> Prepared:
 @ray.remote(num_cpus=1)
 def prepare(task: Task, job: Job) -> Prepared:
     """Prepares one video; the process keeps its detector for the next."""
-    return _preparer(_Shared(task))(job)
+    return _preparer(task)(job)
 
 
-class _Shared:
-    """A task's shared part, told apart by its recipe, so that a process opens one detector."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-
-    def __hash__(self) -> int:
-        return hash(self.task.make)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Shared) and self.task.make == other.task.make
+def _preparer(task: Task) -> Preparer:
+    """This process's preparer; a detector is opened once for all videos of a run."""
+    if task.make not in _open:
+        _open.clear()
+        _open[task.make] = _opened(task)
+    return _open[task.make]
 
 
-@lru_cache(maxsize=1)
-def _preparer(shared: _Shared) -> Preparer:
-    make, actors = shared.task.make, shared.task.actors
+def _opened(task: Task) -> Preparer:
+    make, actors = task.make, task.actors
     if not make.options.root.is_dir():
         raise InputError(
             f"node {ray.util.get_node_ip_address()} does not see --root {make.options.root}; mount it on "
@@ -150,16 +145,16 @@ def _preparer(shared: _Shared) -> Preparer:
         )
     if actors:
         return make.with_detector(Remote(make, actors[os.getpid() % len(actors)]))
-    return _with_weights(make, shared.task.weights)()
+    return _with_weights(make, lambda: ray.get(task.weights))()
 
 
-def _with_weights(make: Making, weights: bytes | None) -> Making:
-    """The recipe with the detector's file where this node has it."""
-    if make.detector is None or weights is None or Path(str(make.detector.weights)).is_file():
+def _with_weights(make: Making, weights: Callable[[], bytes]) -> Making:
+    """The recipe with the detector's file where this node has it; ``weights`` fetches its content."""
+    if make.detector is None or Path(str(make.detector.weights)).is_file():
         return make
     folder = Path(tempfile.mkdtemp(prefix="dfdet-weights-"))
     path = folder / Path(str(make.detector.weights)).name
-    path.write_bytes(weights)
+    path.write_bytes(weights())
     return replace(make, detector=replace(make.detector, weights=path))
 
 
@@ -167,8 +162,8 @@ def _with_weights(make: Making, weights: bytes | None) -> Making:
 class DetectorActor:
     """A detector on its GPU, which batches the frames of one call."""
 
-    def __init__(self, make: Making, weights: bytes | None) -> None:
-        make = _with_weights(make, weights)
+    def __init__(self, make: Making, weights: bytes) -> None:
+        make = _with_weights(make, lambda: weights)
         assert make.detector is not None
         self.detector = open_detector(make.detector)
 
@@ -190,9 +185,4 @@ class Remote:
         fits = [fit_frame(frame.shape[1], frame.shape[0], self.size_px) for frame in frames]
         small = [shrink(frame, fit) for frame, fit in zip(frames, fits, strict=True)]
         found: list[Faces] = ray.get(self.actor.detect.remote(small))
-        return [_enlarged(faces, fit) for faces, fit in zip(found, fits, strict=True)]
-
-
-def _enlarged(faces: Faces, fit: Fit) -> Faces:
-    ratio = np.array([fit.frame_width / fit.width, fit.frame_height / fit.height], np.float32)
-    return Faces(faces.boxes * np.tile(ratio, 2), faces.scores, faces.landmarks * ratio)
+        return [enlarge(faces, fit) for faces, fit in zip(found, fits, strict=True)]

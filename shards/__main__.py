@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shlex
 import signal
 import sys
@@ -24,6 +23,7 @@ from shards.images import ImageSets, MadeSet, make_sets
 from shards.inspection.inspect import Inspect, inspect_set
 from shards.options import VideoSets
 from shards.progress import show_progress
+from shards.report import losses, train_command
 from shards.sets.manifest import check_no_leak, read_manifest
 from shards.sets.verify import verify_set
 from shards.version import version
@@ -133,14 +133,12 @@ def _images(config: ImageSets, arguments: Sequence[str]) -> int:
             print(f"  {failure.video}: {failure.reason}")
     for each in made:
         print(each.path)
-    if any(each.manifest.split == "train" for each in made):
-        print(f"Train on them:\n  {_train_command(config.name, made)}")
+    if command := train_command({each.path: each.manifest for each in made}, config.name):
+        print(f"Train on them:\n  {command}")
     return 0
 
 
 def _index(options: IndexTars, arguments: Sequence[str]) -> int:
-    from shards.report import losses  # Imports the video library.
-
     with show_progress("tars") as progress:
         path = index_tars(options, written_by=_written_by(arguments), progress=progress)
     manifest = read_manifest(path)
@@ -206,18 +204,6 @@ def _print_table(made: Sequence[MadeSet]) -> None:
         mebibytes = sum(entry.bytes for entry in manifest.shards) / 2**20
         table.add_row(manifest.name, *map(str, numbers), str(len(manifest.shards)), f"{mebibytes:.1f}")
     Console().print(table)
-
-
-def _train_command(name: str, made: Sequence[MadeSet]) -> str:
-    label = re.sub(r"[^A-Za-z0-9_-]", "-", name)
-    words = ["python", "ray_jobs/train.py", "gend"]
-    for each in made:
-        path = str(each.path)
-        words += [
-            f"--data.{each.manifest.split}",
-            path if each.manifest.split == "train" else f"{label}={path}",
-        ]
-    return shlex.join(words)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ import hashlib
 import logging
 import os
 import warnings
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +24,7 @@ from dfdet.errors import InputError
 from dfdet.schema import CropRecipe, Failure, Manifest, Sample, Split
 from shards.listing import SPLITS, Listed, draw_split, list_csv, list_folders
 from shards.media.decode import Stored, StoreFormat, UnusableImageError, probe_size, store_image
+from shards.ordered import in_order
 from shards.progress import Progress
 from shards.sets.write import Item, ShardWriter, publish
 
@@ -179,7 +179,9 @@ def _write(
     progress: Progress,
 ) -> None:
     store = partial(_stored_or_reason, store=config.format, quality=config.quality)
-    results = zip(samples, _in_order(store, [item.path for item in listed]), strict=True)
+    threads = min(8, os.cpu_count() or 1)
+    stored = in_order(store, [item.path for item in listed], threads, ahead=4 * threads)
+    results = zip(samples, stored, strict=True)
     done = 0
     for _, members in groupby(results, key=lambda result: result[0].group):
         items: list[Item] = []
@@ -203,19 +205,6 @@ def _stored_or_reason(path: Path, store: StoreFormat, quality: int) -> Stored | 
         return store_image(path, store, quality)
     except UnusableImageError as error:
         return str(error)
-
-
-def _in_order(store: Callable[[Path], Stored | str], paths: Sequence[Path]) -> Iterator[Stored | str]:
-    """Results in the order of the paths; threads work a bounded way ahead."""
-    threads = min(8, os.cpu_count() or 1)
-    waiting: deque[Future[Stored | str]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for path in paths:
-            waiting.append(pool.submit(store, path))
-            if len(waiting) > 4 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _warn_of_accidents(made: Sequence[MadeSet], listed: Sequence[Listed]) -> None:

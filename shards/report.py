@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -14,7 +15,9 @@ from dfdet.schema import Manifest
 from shards.names import printable, readable
 from shards.plan import SPLITS
 from shards.sets.manifest import read_manifest
-from shards.videos import Found, Made
+
+if TYPE_CHECKING:
+    from shards.videos import Found, Made  # Imports the video library.
 
 SHOWN = 5
 """Names shown of a long list."""
@@ -31,20 +34,20 @@ def after(made: Made) -> list[Table | str]:
     manifests = [read_manifest(path) for path in made.manifests]
     lines: list[Table | str] = [sets_made(manifests), *losses(manifests), speed(made)]
     lines += [str(path) for path in made.manifests]
-    command = train_command(dict(zip(made.manifests, manifests, strict=True)))
+    command = train_command(dict(zip(made.manifests, manifests, strict=True)), manifests[0].dataset)
     return lines + ([f"Train on them:\n  {command}"] if command else [])
 
 
-def train_command(sets: Mapping[Path, Manifest]) -> str | None:
-    """The command that trains on the sets; None without a training set."""
+def train_command(sets: Mapping[Path, Manifest], name: str) -> str | None:
+    """The command that trains on the sets, calling those to score ``name``; None without a training set."""
     if not any(manifest.split == "train" for manifest in sets.values()):
         return None
+    label = re.sub(r"[^A-Za-z0-9_-]", "-", name)
     words = ["python", "ray_jobs/train.py", "gend"]
     for path, manifest in sets.items():
-        name = re.sub(r"[^A-Za-z0-9_-]", "-", manifest.dataset)
         words += [
             f"--data.{manifest.split}",
-            str(path) if manifest.split == "train" else f"{name}={path}",
+            str(path) if manifest.split == "train" else f"{label}={path}",
         ]
     return shlex.join(words)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from shards.blend.points import DensePoints
 from shards.blend.sbi import self_blend
 from shards.faces.align import map_points
 from shards.media.decode import UnusableImageError, decode_rgb, encode
+from shards.ordered import in_order
 from shards.progress import Progress
 from shards.sets.read import Row, SetReader
 from shards.sets.write import Item, ShardWriter
@@ -165,30 +164,12 @@ def _write(
     progress: Progress | None,
 ) -> None:
     total, done = sum(map(len, groups.values())), 0
-    for rows, items in zip(groups.values(), _in_order(maker, groups.items(), workers), strict=True):
+    made = in_order(lambda group: maker(*group), groups.items(), workers, ahead=2 * workers)
+    for rows, items in zip(groups.values(), made, strict=True):
         writer.add_group(items)
         done += len(rows)
         if progress:
             progress(done, total)
-
-
-def _in_order(
-    make: Callable[[str, Sequence[Row]], list[Item]],
-    groups: Iterable[tuple[str, Sequence[Row]]],
-    workers: int,
-) -> Iterator[list[Item]]:
-    """Groups in their order; threads work a bounded way ahead. OpenCV and the encoders free the GIL."""
-    waiting: deque[Future[list[Item]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for group, rows in groups:
-                waiting.append(pool.submit(make, group, rows))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 class _Maker:

@@ -120,8 +120,13 @@ def finish(boxes: Floats, scores: Floats, landmarks: Floats, fit: Fit, nms: floa
     boxes, scores, landmarks = boxes[inside], scores[inside], landmarks[inside]
     order = np.argsort(-scores, kind="stable")
     kept = order[suppress(boxes[order], nms)]
+    return enlarge(Faces(boxes[kept], scores[kept].clip(0, 1), landmarks[kept]), fit)
+
+
+def enlarge(faces: Faces, fit: Fit) -> Faces:
+    """Faces of the shrunk frame in pixels of the frame."""
     ratio = np.array([fit.frame_width / fit.width, fit.frame_height / fit.height], np.float32)
-    return Faces(boxes[kept] * np.tile(ratio, 2), scores[kept].clip(0, 1), landmarks[kept] * ratio)
+    return Faces(faces.boxes * np.tile(ratio, 2), faces.scores, faces.landmarks * ratio)
 
 
 def suppress(boxes: Floats, threshold: float) -> NDArray[np.intp]:

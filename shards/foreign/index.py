@@ -6,9 +6,8 @@ import io
 import logging
 import os
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -25,6 +24,7 @@ from shards.foreign.locations import Location, UnreadableError, locate
 from shards.foreign.merge import Merged
 from shards.foreign.scan import Rules, Scan, scan_tar
 from shards.foreign.tars import TarError
+from shards.ordered import in_order
 from shards.progress import Progress
 from shards.sets.files import TemporaryFolder, sync_folder, write_synced
 
@@ -127,17 +127,7 @@ def _in_order(locations: Sequence[Location], options: IndexTars) -> Iterator[Sca
     """Scans, or why a tar cannot be used, in the order of the tars; a bounded number in work."""
     threads = options.threads or min(8, os.cpu_count() or 1)
     scan = partial(_scanned, rules=Rules(options.label_from, options.methods, options.decode))
-    waiting: deque[Future[Scan | str]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="index")
-    try:
-        for location in locations:
-            waiting.append(pool.submit(scan, location))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    return in_order(scan, locations, threads, ahead=threads)
 
 
 def _scanned(location: Location, rules: Rules) -> Scan | str:

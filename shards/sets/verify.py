@@ -39,7 +39,7 @@ def verify_set(path: Path) -> list[str]:
     folder = Path(path).parent
     problems = [f"{Path(path).name}: the set is named {manifest.name!r}"] * (Path(path).stem != manifest.name)
     problems += _stale(folder, manifest)
-    problems += _file_problems(folder, manifest.index)
+    problems += _file_problems(folder / manifest.index.file, manifest.index)
     try:
         table = pq.read_table(folder / manifest.index.file)
     except (OSError, ValueError) as error:  # Arrow's errors are among these.
@@ -50,7 +50,7 @@ def verify_set(path: Path) -> list[str]:
     for number, entry in enumerate(manifest.shards):
         rows = table.filter(pc.equal(table["shard"], number)).to_pylist()
         place = tar_path(folder, entry)
-        problems += _file_problems(place.parent, entry, place)
+        problems += _file_problems(place, entry)
         if place.is_file():
             found = _image_problems(place, rows) if entry.url else _tar_problems(place, rows, manifest)
             problems += _capped(entry.file, found)
@@ -64,8 +64,7 @@ def _stale(folder: Path, manifest: Manifest) -> list[str]:
     return [f"{name}: is not in the manifest" for name in found if name not in known]
 
 
-def _file_problems(folder: Path, entry: FileEntry, place: Path | None = None) -> list[str]:
-    path = place or folder / entry.file
+def _file_problems(path: Path, entry: FileEntry) -> list[str]:
     if not path.is_file():
         return [f"{entry.file}: is missing"]
     if (size := path.stat().st_size) != entry.bytes:

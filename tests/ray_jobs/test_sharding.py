@@ -7,7 +7,7 @@ import pytest
 
 from dfdet.errors import ConfigError, InputError
 from dfdet.schema import CropRecipe
-from ray_jobs.sharding import Actors, Remote, Task, _preparer, _Shared, _with_weights, plan_actors
+from ray_jobs.sharding import Actors, Remote, Task, _preparer, _with_weights, plan_actors
 from shards.detect import DetectorOptions, open_detector, resolve
 from shards.options import VideoSets
 from shards.videos import Making
@@ -72,7 +72,7 @@ def test_an_actor_finds_the_faces_that_the_detector_here_finds(width, height, ma
 def test_a_node_without_the_weights_gets_them_with_the_task(make, tmp_path):
     data = make.detector.weights.read_bytes()
     make.detector.weights.unlink()
-    moved = _with_weights(make, data)
+    moved = _with_weights(make, lambda: data)
     assert moved.detector.weights != make.detector.weights
     assert open_detector(moved.detector).weights_sha256 == make.detector.weights_sha256
 
@@ -81,4 +81,4 @@ def test_a_root_that_a_node_does_not_see_is_told(make, tmp_path):
     elsewhere = make.options.model_copy(update={"root": tmp_path / "elsewhere"})
     task = Task(Making(elsewhere, "own", make.recipe, make.detector), None)
     with pytest.raises(InputError, match="does not see --root"):
-        _preparer(_Shared(task))
+        _preparer(task)
