@@ -4,19 +4,14 @@ import pytest
 
 from dfdet.errors import InputError
 from shards.datasets.celebdf import LIST, find
-from shards.source import Listing, ListOptions, Video
+from shards.source import ListOptions
+from tests.shards.datasets.trees import by_name, touch
 
 LINES = """\
 1 YouTube-real/00170.mp4
 1 Celeb-real/id0_0000.mp4
 0 Celeb-synthesis/id0_id1_0000.mp4
 """
-
-
-def touch(folder: Path, *names: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / f"{name}.mp4").touch()
 
 
 @pytest.fixture
@@ -26,10 +21,6 @@ def root(tmp_path) -> Path:
     touch(tmp_path / "Celeb-synthesis", "id0_id1_0000", "id0_id2_0000", "id1_id0_0007")
     (tmp_path / LIST).write_text(LINES)
     return tmp_path
-
-
-def by_name(listing: Listing) -> dict[str, Video]:
-    return {video.name: video for video in listing.videos}
 
 
 def test_folders_tell_the_label(root):

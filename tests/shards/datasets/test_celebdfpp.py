@@ -5,7 +5,8 @@ import pytest
 from dfdet.errors import InputError
 from shards.datasets.celebdf import LIST
 from shards.datasets.celebdfpp import find
-from shards.source import Listing, ListOptions, Video
+from shards.source import ListOptions
+from tests.shards.datasets.trees import by_name, touch
 
 LINES = """\
 1 Celeb-real/id3_0001.mp4
@@ -13,12 +14,6 @@ LINES = """\
 0 Celeb-synthesis/FaceReenact/DaGAN/id3_id28_0001.mp4
 0 Celeb-synthesis/TalkingFace/IP_LAP/id3_0001_test_0007.mp4
 """
-
-
-def touch(folder: Path, *names: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / f"{name}.mp4").touch()
 
 
 @pytest.fixture
@@ -29,10 +24,6 @@ def root(tmp_path) -> Path:
     touch(tmp_path / "Celeb-synthesis/TalkingFace/IP_LAP", "id3_0001_test_0007", "id4_0000_test_0001")
     (tmp_path / LIST).write_text(LINES)
     return tmp_path
-
-
-def by_name(listing: Listing) -> dict[str, Video]:
-    return {video.name: video for video in listing.videos}
 
 
 def test_the_source_is_the_method(root):

@@ -4,16 +4,11 @@ import pytest
 
 from dfdet.errors import InputError
 from shards.datasets.deeperforensics import find
-from shards.source import Listing, ListOptions, Video
+from shards.source import ListOptions
+from tests.shards.datasets.trees import by_name, touch
 
 LISTS = {"train": "000_M101.mp4\n001_W004.mp4\n", "val": "002_M102.mp4\n", "test": "003_W101.mp4\n"}
 FAKES = ("000_M101", "001_W004", "002_M102", "003_W101")
-
-
-def touch(folder: Path, *names: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / f"{name}.mp4").touch()
 
 
 @pytest.fixture
@@ -24,10 +19,6 @@ def root(tmp_path) -> Path:
     for split, content in LISTS.items():
         (tmp_path / f"lists/splits/{split}.txt").write_text(content)
     return tmp_path
-
-
-def by_name(listing: Listing) -> dict[str, Video]:
-    return {video.name: video for video in listing.videos}
 
 
 def test_only_the_papers_variant_is_taken_and_the_others_are_told(root):

@@ -4,7 +4,8 @@ import pytest
 
 from dfdet.errors import InputError
 from shards.datasets.dfd import find
-from shards.source import Listing, ListOptions, Video
+from shards.source import ListOptions
+from tests.shards.datasets.trees import by_name, touch
 
 REALS = "original_sequences/actors/c23/videos"
 FAKES = "manipulated_sequences/DeepFakeDetection/c23/videos"
@@ -12,21 +13,11 @@ MASKS = "manipulated_sequences/DeepFakeDetection/masks/videos"
 FAKE = "01_02__walking_and_outside_surprised__YVGY8LOK"
 
 
-def touch(folder: Path, *names: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / f"{name}.mp4").touch()
-
-
 @pytest.fixture
 def root(tmp_path) -> Path:
     touch(tmp_path / REALS, "01__walking_and_outside_surprised", "02__kitchen_pan")
     touch(tmp_path / FAKES, FAKE, "01_03__walking_and_outside_surprised__ABC123")
     return tmp_path
-
-
-def by_name(listing: Listing) -> dict[str, Video]:
-    return {video.name: video for video in listing.videos}
 
 
 def test_the_group_is_target_and_scene_and_the_identity_the_target(root):

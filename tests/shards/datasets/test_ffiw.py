@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from shards.datasets.ffiw import find
-from shards.source import Listing, ListOptions, Video
+from shards.source import ListOptions
+from tests.shards.datasets.trees import by_name
 
 
 def touch(root: Path, *names: str) -> None:
@@ -18,10 +19,6 @@ def root(tmp_path) -> Path:
     touch(tmp_path, "source/train/train_00000000", "target/train/train_00000000")
     touch(tmp_path, "target_mask/train/train_00000000", "target/val/val_00000001")
     return tmp_path
-
-
-def by_name(listing: Listing) -> dict[str, Video]:
-    return {video.name: video for video in listing.videos}
 
 
 def test_folders_tell_label_and_split(root):

@@ -5,15 +5,10 @@ import pytest
 
 from dfdet.errors import InputError
 from shards.datasets.ffpp import METHODS, find
-from shards.source import Listing, ListOptions, Video
+from shards.source import Listing, ListOptions
+from tests.shards.datasets.trees import by_name, touch
 
 PAIRS = {"train": [["000", "003"]], "val": [["010", "012"]], "test": [["020", "021"]]}
-
-
-def touch(folder: Path, *names: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / f"{name}.mp4").touch()
 
 
 def write_splits(folder: Path, pairs: dict = PAIRS) -> None:
@@ -36,10 +31,6 @@ def root(tmp_path) -> Path:
 
 def listed(root: Path, **options) -> Listing:
     return find(root, ListOptions(**options))
-
-
-def by_name(listing: Listing) -> dict[str, Video]:
-    return {video.name: video for video in listing.videos}
 
 
 def test_a_whole_dataset_has_every_source_and_lacks_nothing(root):

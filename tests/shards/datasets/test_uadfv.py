@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from shards.datasets.uadfv import find
-from shards.source import Listing, ListOptions, Video
+from shards.source import ListOptions
+from tests.shards.datasets.trees import by_name
 
 
 @pytest.fixture
@@ -13,10 +14,6 @@ def root(tmp_path) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.touch()
     return tmp_path
-
-
-def by_name(listing: Listing) -> dict[str, Video]:
-    return {video.name: video for video in listing.videos}
 
 
 def test_a_fake_shares_the_group_of_its_number(root):
