@@ -228,13 +228,14 @@ class Loader:
                 images[row] = 0
                 continue
             try:
-                sizes[row] = _place(self._crop(int(ids[row]), drawn[row] if drawn else None), images[row])
+                crop = self._crop(int(ids[row]), drawn[row] if drawn else None, images[row])
+                sizes[row] = _place(crop, images[row])
             except DamageError as error:
                 images[row] = 0
                 found.append((row, _Damage(int(ids[row]), error.reason, str(error))))
         return found
 
-    def _crop(self, sample: int, parameters: Parameters | None) -> Pixels:
+    def _crop(self, sample: int, parameters: Parameters | None, into: Pixels) -> Pixels:
         """Reads, decodes, cuts and augments a sample: [s, s, 3] with s at most ``side``."""
         index = self._index
         data = self._reader.read(
@@ -243,8 +244,9 @@ class Loader:
             int(index.size[sample]),
             int(index.crc32[sample]),
         )
-        stored_side = int(min(index.width[sample], index.height[sample]))
-        return self._prepare.crop(data, stored_side, int(self._sides[sample]), parameters)
+        width, height = int(index.width[sample]), int(index.height[sample])
+        room = into if width == height == self.side else None
+        return self._prepare.crop(data, min(width, height), int(self._sides[sample]), parameters, room)
 
     def _book(self, damage: _Damage) -> None:
         """Raises, or counts and logs at a limited rate."""
@@ -269,7 +271,8 @@ class Loader:
 def _place(crop: Pixels, buffer: Pixels) -> int:
     """Copies a crop to the top left of its buffer, zeros the rest, returns its side."""
     side = crop.shape[0]
-    buffer[:side, :side] = crop
+    if not np.may_share_memory(crop, buffer):  # decoded straight into it
+        buffer[:side, :side] = crop
     if side < buffer.shape[0]:
         buffer[side:] = 0
         buffer[:side, side:] = 0

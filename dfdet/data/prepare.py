@@ -36,7 +36,14 @@ class Prepare:
                 f" {' or '.join(_FILTERS)}; set --data.resize device"
             )
 
-    def crop(self, data: bytes, stored_side: int, side: int, parameters: Parameters | None) -> Pixels:
+    def crop(
+        self,
+        data: bytes,
+        stored_side: int,
+        side: int,
+        parameters: Parameters | None,
+        into: Pixels | None = None,
+    ) -> Pixels:
         """The crop of a sample, [s, s, 3] uint8.
 
         Args:
@@ -44,11 +51,13 @@ class Prepare:
             stored_side: Its shorter side, as the index says (pixels).
             side: Side of the middle square to cut (pixels).
             parameters: Augmentation; None for none.
+            into: Room of the stored image's size where the crop may lie already, if it is the image.
 
         Raises:
             DamageError: It does not decode, or has another size.
         """
-        image = decode(data)
+        whole = into is not None and parameters is None and not self.resize
+        image = decode(data, into if whole and side == stored_side else None)
         if min(image.shape[:2]) != stored_side:
             raise DamageError("size", f"is {image.shape[1]}x{image.shape[0]} px, unlike its index")
         image = cut_middle(image, side)

@@ -72,6 +72,13 @@ def test_exif_orientation_is_applied(kind, orientation):
     exif[0x112] = orientation
     data = stored(Image.fromarray(RGB), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
     assert (decode(data) == reference(data)).all()
+    assert (decode(data, np.empty_like(RGB)) == reference(data)).all()
+
+
+def test_a_jpeg_is_decoded_into_the_room_it_is_given():
+    data, room = stored(Image.fromarray(RGB), "JPEG"), np.empty_like(RGB)
+    assert np.shares_memory(decode(data, room), room)
+    assert (room == reference(data)).all()
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a" + bytes(50), b"\x89PNG\r\n\x1a\n" + bytes(50)])

@@ -75,6 +75,17 @@ def test_batches_are_the_plans_samples_cut_from_the_middle(index):
             assert not batch.images[~batch.valid].any()
 
 
+def test_whole_images_are_the_stored_ones(index):
+    """JPEGs are then decoded straight into the batch."""
+    plan = sequential_plan(len(index), 8)
+    with loader_of(index, crop_scale=1.6) as loader:
+        for row, batch in zip(range(len(plan)), loader.batches(plan, epoch=0, rank=0, world=1), strict=True):
+            for column in np.flatnonzero(plan.valid[row]):
+                expected = stored_image(index, int(plan.ids[row, column]))
+                assert (batch.images[column].numpy() == expected).all()
+            assert not batch.images[~batch.valid].any()
+
+
 @pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_augmented_pixels_do_not_depend_on_world_or_threads(index, world, threads):
@@ -257,10 +268,14 @@ def test_every_flipped_bit_is_found(tmp_path, make_set):
     assert not any(batch.valid.any() for batch in batches)
 
 
-def test_an_image_unlike_its_index_is_damage(tmp_path, make_set):
-    index = open_sets([make_set(tmp_path)])
-    other = np.where(np.arange(len(index)) == 3, 65, 64)
+@pytest.mark.parametrize("ext", ["png", "jpg"])
+@pytest.mark.parametrize("said", [63, 65])
+@pytest.mark.parametrize("crop_scale", [1.3, 1.6])
+def test_an_image_unlike_its_index_is_damage(tmp_path, make_set, ext, said, crop_scale):
+    index = open_sets([make_set(tmp_path, exts=(ext,))])
+    other = np.where(np.arange(len(index)) == 3, said, 64)
     index = replace(index, width=other, height=other)
-    with loader_of(index, on_damage="skip") as loader:
+    with loader_of(index, on_damage="skip", crop_scale=crop_scale) as loader:
         batch = next(loader.batches(sequential_plan(4, 4), epoch=0, rank=0, world=1))
     assert batch.valid.tolist() == [True, True, True, False] and loader.damaged == {"size": 1}
+    assert not batch.images[3].any()
