@@ -35,6 +35,21 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_bytes_once(path: Path, data: bytes) -> None:
+    """Makes a file whole, or not at all where there is one; of many that try, one succeeds.
+
+    Raises:
+        FileExistsError: There is one.
+        OSError: The disk is full or not writable, or has no hard links.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        write_synced(temporary, data)
+        os.link(temporary, path)  # unlike a rename, this never replaces
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_synced(path: Path, data: bytes) -> None:
     """Writes a new file and waits until it is on the disk."""
     with path.open("xb") as file:

@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 import safetensors.torch
 import torch
@@ -35,7 +35,6 @@ from dfdet.checkpoint_format import (
     load_crop,
     load_state,
     load_tensors,
-    named_checkpoint,
     problem,
     read_json,
     resolve,
@@ -43,7 +42,9 @@ from dfdet.checkpoint_format import (
     step_folders,
     step_name,
 )
-from dfdet.errors import TrainingError, WeightsError
+from dfdet.errors import WeightsError
+from dfdet.patience import patiently
+from dfdet.retention import mark_best, mark_last, prune, reconcile
 from dfdet.schema import CropRecipe
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "TRAINED",
     "CheckpointState",
     "LoadedTensors",
+    "Parts",
     "Tensors",
     "add_json",
     "latest_valid",
@@ -60,46 +62,48 @@ __all__ = [
     "load_state",
     "load_tensors",
     "mark_best",
+    "mark_last",
     "problem",
     "prune",
     "resolve",
     "save",
     "step_name",
+    "write",
 ]
 
 logger = logging.getLogger(__name__)
+
+
+class Parts(TypedDict):
+    """What a checkpoint is made of. The tensors must not change until it is written."""
+
+    state: CheckpointState
+    """Where the run stands."""
+    trained: Tensors
+    """What trains, gathered whole."""
+    optimizer: dict[str, Tensors]
+    """Slots by trained name; slot names without a slash."""
+    config_json: str
+    """``Config.to_json()``."""
+    crop: CropRecipe
+    """How the training faces were cut."""
+    backbone: dict[str, Any]
+    """Name, pretrained and sha256 of the tower."""
+    frozen: NotRequired[Tensors | None]
+    """The frozen tensors of a randomly initialised tower: written once, then hard-linked."""
+    extra: NotRequired[dict[str, Any] | None]
+    """More JSON files by name, as ``threshold.json``."""
+
 
 _EXTRA = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.json")
 _RESERVED = {"state.json", "config.json", "crop.json", "backbone.json", CHECKSUMS}
 
 
-def save(
-    folder: Path,
-    *,
-    state: CheckpointState,
-    trained: Tensors,
-    optimizer: dict[str, Tensors],
-    config_json: str,
-    crop: CropRecipe,
-    backbone: dict[str, Any],
-    frozen: Tensors | None = None,
-    extra: dict[str, Any] | None = None,
-) -> Path:
-    """Writes ``folder/step_<NNNNNNNN>`` and names it in ``last.json``.
+def save(folder: Path, **parts: Unpack[Parts]) -> Path:
+    """Writes ``folder/step_<NNNNNNNN>`` and names it in ``last.json``; see :class:`Parts`.
 
     Killed at any point, it leaves the earlier checkpoints as they were; one of the same step is
-    replaced. ``frozen`` is written once: later checkpoints hard-link equal bytes.
-
-    Args:
-        folder: The run's ``checkpoints`` folder.
-        state: Where the run stands.
-        trained: What trains, gathered whole.
-        optimizer: Slots by trained name; slot names without a slash.
-        config_json: ``Config.to_json()``.
-        crop: How the training faces were cut.
-        backbone: Name, pretrained and sha256 of the tower.
-        frozen: The frozen tensors of a randomly initialised tower.
-        extra: More JSON files by name, as ``threshold.json``.
+    replaced. :class:`dfdet.saver.Saver` does the same in the background.
 
     Returns:
         The checkpoint's folder.
@@ -107,34 +111,51 @@ def save(
     Raises:
         TrainingError: The disk is full or not writable.
     """
-    texts = {
-        "state.json": to_json(state.model_dump(), indent=2),
-        "config.json": config_json,
-        "crop.json": crop.model_dump_json(indent=2),
-        "backbone.json": to_json(backbone, indent=2),
-        **{_extra_name(name): to_json(obj, indent=2) for name, obj in (extra or {}).items()},
-    }
-    tensors = {
-        TRAINED: trained,
-        OPTIMIZER: _flat(optimizer),
-        **({FROZEN: frozen} if frozen is not None else {}),
-    }
-    target = folder / step_name(state.step)
+    target = folder / step_name(parts["state"].step)
+
+    def work() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder, **parts)
+        mark_last(folder, target)
+
+    patiently(work, f"checkpoint {target}", patience_s=0)
+    return target
+
+
+def write(folder: Path, **parts: Unpack[Parts]) -> Path:
+    """Writes ``folder/step_<NNNNNNNN>``; the folder must be there.
+
+    Raises:
+        OSError: The storage is full or away; nothing of it is left but a folder that the next write
+            removes where that failed too.
+    """
+    texts, tensors = _contents(parts)
+    target = folder / step_name(parts["state"].step)
     temporary = folder / f".tmp-{target.name}-{secrets.token_hex(4)}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         _recover(folder)
-        temporary.mkdir()
+        temporary.mkdir()  # not its parents: those of a storage that is away must not be made anew
         _write_files(temporary, texts, tensors, _newest_frozen(folder))
         _put_in_place(temporary, target)
-        write_json_atomic(folder / "last.json", {"checkpoint": target.name, "step": state.step})
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise TrainingError(
-            f"checkpoint {target}: cannot be written ({error.strerror or error}); make room or repair the"
-            " storage and start the run again under its name: the checkpoint before is intact"
-        ) from error
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk is not made fuller
+        raise
     return target
+
+
+def _contents(parts: Parts) -> tuple[dict[str, str], dict[str, Tensors]]:
+    """Texts and tensors by the names of their files."""
+    extra = parts.get("extra") or {}
+    frozen = parts.get("frozen")
+    texts = {
+        "state.json": to_json(parts["state"].model_dump(), indent=2),
+        "config.json": parts["config_json"],
+        "crop.json": parts["crop"].model_dump_json(indent=2),
+        "backbone.json": to_json(parts["backbone"], indent=2),
+        **{_extra_name(name): to_json(obj, indent=2) for name, obj in extra.items()},
+    }
+    tensors = {TRAINED: parts["trained"], OPTIMIZER: _flat(parts["optimizer"])}
+    return texts, tensors if frozen is None else tensors | {FROZEN: frozen}
 
 
 def _flat(optimizer: dict[str, Tensors]) -> Tensors:
@@ -213,48 +234,8 @@ def _recover(folder: Path) -> None:
             aside.rename(original)
     for litter in [*folder.glob(".tmp-step_*"), *folder.glob(".gone-step_*")]:
         shutil.rmtree(litter)
-    for litter in folder.glob(".*.json.*.tmp"):
+    for litter in [*folder.glob(".*.json.*.tmp"), *folder.glob("step_*/.*.json.*.tmp")]:
         litter.unlink()
-
-
-def mark_best(folder: Path, checkpoint: Path, metric_name: str | None, value: float | None) -> None:
-    """Names a checkpoint of the folder as the best, in ``best.json``."""
-    step = int(checkpoint.name.removeprefix("step_"))
-    record = {"checkpoint": checkpoint.name, "step": step, "metric": metric_name, "value": value}
-    write_json_atomic(folder / "best.json", record)
-
-
-def _reconcile(folder: Path, state: CheckpointState) -> None:
-    """Lets best.json and last.json follow the state that a run goes on from.
-
-    A kill between the two writes, or a damaged newest checkpoint, leaves them naming another.
-    """
-    if named_checkpoint(folder, "last") != step_name(state.step):
-        write_json_atomic(folder / "last.json", {"checkpoint": step_name(state.step), "step": state.step})
-    named = named_checkpoint(folder, "best")
-    wanted = None if state.best_step is None else step_name(state.best_step)
-    if named == wanted:
-        return
-    logger.warning("%s: best.json names %s, the run's state %s", folder, named, wanted)
-    if wanted and (folder / wanted).is_dir():
-        recorded = read_json(folder / "best.json").get("metric") if named else None
-        mark_best(folder, folder / wanted, recorded, state.best_metric)
-    elif named:
-        (folder / "best.json").unlink()
-
-
-def prune(folder: Path, keep_last: int) -> None:
-    """Removes all but the newest ``keep_last`` checkpoints, the best and the last."""
-    steps = step_folders(folder)
-    kept = {path.name for path in steps[:keep_last]} | {
-        named_checkpoint(folder, "best"),
-        named_checkpoint(folder, "last"),
-    }
-    for checkpoint in steps:
-        if checkpoint.name not in kept:
-            gone = checkpoint.with_name(f".gone-{checkpoint.name}")
-            checkpoint.rename(gone)  # first: a kill within rmtree must not leave half a checkpoint
-            shutil.rmtree(gone)
 
 
 def add_json(checkpoint: Path, name: str, obj: Any) -> None:
@@ -286,7 +267,7 @@ def latest_valid(folder: Path) -> Path | None:
     for checkpoint in step_folders(folder):
         cause = problem(checkpoint)
         if cause is None:
-            _reconcile(folder, load_state(checkpoint))
+            reconcile(folder, load_state(checkpoint))
             return checkpoint
         logger.warning("checkpoint %s: %s; trying the one before", checkpoint, cause)
         problems.append(f"{checkpoint.name}: {cause}")

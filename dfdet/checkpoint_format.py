@@ -50,6 +50,10 @@ class CheckpointState(BaseModel):
     """Seed of everything random; with epoch and batch it is all there is of RNG state."""
     bad_steps: int = Field(0, ge=0)
     """Non-finite steps so far (steps)."""
+    metric: float | None = None
+    """What chooses checkpoints, at this step; None where it was not evaluated."""
+    metric_name: str | None = None
+    """Its name."""
     best_metric: float | None = None
     """Best value of the metric that chooses checkpoints; None before the first evaluation."""
     best_step: int | None = None

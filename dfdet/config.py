@@ -11,11 +11,14 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dfdet.errors import ConfigError
 
 PAIRED_MODES = ("pair", "rotate")
+
+Workers = int | tuple[int, int]
+Tracker = Literal["wandb", "mlflow"]
 
 
 class Section(BaseModel):
@@ -33,8 +36,9 @@ class Run(Section):
     """Folder that holds the run folders."""
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Run folder's name; a name given again resumes. None: <recipe>-<UTC time>."""
-    workers: int = Field(1, ge=1)
-    """Training processes, one a GPU where there are GPUs (processes)."""
+    workers: Workers = 1
+    """Training processes, one a GPU where there are GPUs; LOW HIGH: as many as there is room for,
+    changing with the cluster (processes)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of a worker; auto takes CUDA where the cluster has it."""
     cpus_per_worker: float = Field(1.0, gt=0)
@@ -43,6 +47,32 @@ class Run(Section):
     """Seed of everything random: weights, order, augmentation, slerp."""
     max_failures: int = Field(3, ge=0)
     """Restarts of the worker group after failures (times)."""
+    deterministic: bool = False
+    """Refuse algorithms whose result varies from call to call, at some cost of speed on GPUs."""
+    track: tuple[Tracker, ...] = ()
+    """Where metrics go besides the run folder, which always has TensorBoard's files."""
+    track_project: str = Field("dfdet", min_length=1)
+    """Project of W&B, or experiment of MLflow."""
+
+    @field_validator("workers")
+    @classmethod
+    def _at_least_one(cls, workers: Workers) -> Workers:
+        low, high = (workers, workers) if isinstance(workers, int) else workers
+        if low < 1:
+            raise ValueError(f"run.workers={low}: input should be greater than or equal to 1")
+        if low > high:
+            raise ValueError(f"run.workers=[{low}, {high}]: the low end is above the high end; swap them")
+        return workers
+
+    @property
+    def fewest_workers(self) -> int:
+        """Workers that the run needs at least (processes)."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that the run takes at most (processes)."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 class Augment(Section):
@@ -112,6 +142,11 @@ class Data(Section):
     """Size that the copies are kept below; those in use stay (GiB)."""
     retries: int = Field(5, ge=0, le=100)
     """Times that a failed transfer is tried again, with growing pauses (times)."""
+
+    @property
+    def unit_size(self) -> int:
+        """Samples of a batch that stay together on one worker: 2 where it is made of pairs."""
+        return 2 if self.sampling in PAIRED_MODES else 1
 
 
 class Model(Section):
@@ -209,6 +244,8 @@ class Engine(Section):
     """Largest batch of one forward on a worker; accumulation follows. None: no accumulation (samples)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about 1.4 times the time."""
+    compile: bool = False
+    """torch.compile of the tower's blocks; falls back to eager, and says so, where it fails."""
     dry_batch: bool = True
     """One forward and backward on a full-size batch before the first step, to fail early."""
     max_bad_steps: int = Field(1, ge=1)
@@ -218,7 +255,11 @@ class Engine(Section):
     checkpoint_every: int = Field(500, ge=1)
     """Steps between checkpoints within an epoch; every epoch end has one (steps)."""
     keep_last: int = Field(2, ge=1)
-    """Checkpoints kept besides the best (checkpoints)."""
+    """Newest checkpoints kept; an older one is what a damaged newest falls back to (checkpoints)."""
+    keep_best: int = Field(1, ge=1)
+    """Best checkpoints kept, by the metric that chooses them (checkpoints)."""
+    storage_patience_s: float = Field(600.0, ge=0)
+    """How long a write to a full or unreachable storage is tried again before the run stops (seconds)."""
 
 
 class Eval(Section):
@@ -244,6 +285,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
+        from dfdet.config_checks import combination_problems  # which needs the types above
+
         problems = [problem for problem in combination_problems(self) if problem]
         if problems:
             raise ValueError("; ".join(problems))
@@ -269,57 +312,6 @@ class Config(Section):
                 raise ConfigError(f"{path}: no such field; see --help for all fields")
             node[leaf] = value
         return from_dict(tree)
-
-
-def combination_problems(config: Config) -> list[str | None]:
-    """Fields that contradict each other, one line each with the remedy."""
-    data, model, loss, optim = config.data, config.model, config.loss, config.optim
-    unit = 2 if data.sampling in PAIRED_MODES else 1
-    share = config.run.workers * unit
-    low_batch = max(share, data.global_batch // share * share)
-    return [
-        f"data.global_batch={data.global_batch}: not divisible by run.workers={config.run.workers}"
-        + (f" x {unit} (data.sampling={data.sampling} keeps pairs on one rank)" if unit > 1 else "")
-        + f"; set --data.global_batch {low_batch}"
-        if data.global_batch % share
-        else None,
-        f"model.margin={model.margin}: a linear head has no margin; set --model.head cosine or angular"
-        if model.head == "linear" and model.margin
-        else None,
-        "loss.ce, loss.alignment and loss.uniformity are all 0: nothing to learn; set --loss.ce 1"
-        if not (loss.ce or loss.alignment or loss.uniformity)
-        else None,
-        f"loss.slerp_low={loss.slerp_low}: above loss.slerp_high={loss.slerp_high}; swap them"
-        if loss.slerp_low > loss.slerp_high
-        else None,
-        f"optim.min_lr={optim.min_lr}: above optim.lr={optim.lr}; set --optim.min_lr {optim.lr} or lower"
-        if optim.min_lr > optim.lr and optim.schedule != "constant"
-        else None,
-        f"optim.warmup_epochs={optim.warmup_epochs}: not less than optim.epochs={optim.epochs};"
-        " shorten the warm-up, as with --optim.warmup_epochs 0"
-        if optim.warmup_epochs and optim.warmup_epochs >= optim.epochs
-        else None,
-        f"optim.betas={optim.betas}: each must be in [0, 1); set --optim.betas 0.9 0.999"
-        if not all(0 <= beta < 1 for beta in optim.betas)
-        else None,
-        f"engine.micro_batch={config.engine.micro_batch}: smaller than a pair"
-        f" (data.sampling={data.sampling}); set --engine.micro_batch {unit}"
-        if (config.engine.micro_batch or unit) < unit
-        else None,
-        *(_named_set_problem("data.val", data.val)),
-        *(_named_set_problem("data.test", data.test)),
-    ]
-
-
-def _named_set_problem(path: str, entries: tuple[str, ...]) -> list[str]:
-    names = [entry.partition("=")[0] for entry in entries]
-    problems = [
-        f"{path}={entry!r}: write NAME=SET.json, with a name of letters, digits, - and _"
-        for entry, name in zip(entries, names, strict=True)
-        if "=" not in entry or not name.replace("-", "").replace("_", "").isalnum()
-    ]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    return problems + [f"{path}: the name {name!r} is given twice; name each set once" for name in repeated]
 
 
 def named_sets(entries: tuple[str, ...]) -> dict[str, str]:

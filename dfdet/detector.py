@@ -12,6 +12,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from dfdet.backbone import Preprocess, build_tower
+from dfdet.compiled import compile_blocks
 from dfdet.config import Config
 from dfdet.data.transforms import ToInput
 from dfdet.errors import ConfigError
@@ -110,7 +111,7 @@ def build_detector(config: Config, *, device: torch.device | str = "cpu") -> Det
 
     Raises:
         ConfigError: Unknown backbone or tag, a selector that matches nothing, or a tower that cannot
-            do gradient checkpointing.
+            do gradient checkpointing or be compiled.
         WeightsError: A pretrained file that does not fit.
     """
     tower, preprocess = build_tower(config.model, seed=config.run.seed)
@@ -122,6 +123,8 @@ def build_detector(config: Config, *, device: torch.device | str = "cpu") -> Det
         checkpoint_gradients(tower)
     if config.engine.precision == "bf16":
         store_frozen_in_bf16(tower)
+    if config.engine.compile:
+        compile_blocks(tower)
     detector = Detector(tower, head, preprocess, config.engine.precision, tuning)
     return detector.to(device).train()
 

@@ -8,18 +8,32 @@ the whole batch everywhere, so its gradients are equal on all ranks and the mean
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+gather_into: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""The one collective under its new name, which torch 2.14 asks for, or its old."""
+
+
+class Rows(NamedTuple):
+    """What a loss sees of a batch of N samples."""
+
+    features: Tensor
+    """``[N, D]`` float32."""
+    labels: Tensor
+    """``[N]`` int64."""
+    valid: Tensor
+    """``[N]`` bool."""
 
 
 class _Splice(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gathered: Tensor, live: Tensor, start: int, scale: float) -> Tensor:
         ctx.rows, ctx.scale = slice(start, start + len(live)), scale
-        whole = gathered.detach().clone()
+        whole = gathered.detach().clone(memory_format=torch.contiguous_format)
         whole[ctx.rows] = live.to(whole.dtype)
         return whole
 
@@ -50,7 +64,20 @@ def all_gather_rows(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor
     x = x.detach()
     if not dist.is_initialized() or dist.get_world_size(group) == 1:
         return x
-    wire = x.to(torch.uint8) if x.dtype == torch.bool else x
-    parts = [torch.empty_like(wire) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(parts, wire.contiguous(), group=group)
-    return torch.cat(parts).to(x.dtype)
+    wire = (x.to(torch.uint8) if x.dtype == torch.bool else x).contiguous()
+    whole = wire.new_empty(dist.get_world_size(group) * len(wire), *wire.shape[1:])
+    gather_into(whole, wire, group=group)
+    return whole.to(x.dtype)
+
+
+def all_gather_batch(rows: Rows, group: dist.ProcessGroup | None = None) -> Rows:
+    """The slices of a batch of all ranks, in rank order, in one message; carries no gradient.
+
+    Labels and mask travel as two more columns of the features: float32 holds them exactly.
+    """
+    features, labels, valid = rows
+    if not dist.is_initialized() or dist.get_world_size(group) == 1:
+        return Rows(features.detach(), labels, valid)
+    columns = torch.stack([labels, valid.to(labels.dtype)], dim=1).to(features.dtype)
+    whole = all_gather_rows(torch.cat([features.detach(), columns], dim=1), group)
+    return Rows(whole[:, :-2], whole[:, -2].to(labels.dtype), whole[:, -1].bool())

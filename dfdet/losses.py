@@ -40,7 +40,8 @@ def alignment(z: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         valid: ``[N]`` mask.
     """
     with torch.autocast(z.device.type, enabled=False):
-        members = F.one_hot(_safe_labels(labels, valid), CLASSES).float() * valid[:, None]  # [N, C]
+        classes = torch.arange(CLASSES, device=labels.device)  # not one_hot, which waits for the device
+        members = (labels[:, None] == classes).float() * valid[:, None]  # [N, C]
         points = _zero_masked(z, valid)
         counts = members.sum(0)
         means = members.T @ points / counts.clamp_min(1)[:, None]
@@ -100,7 +101,8 @@ def slerp_partners(labels: Tensor, valid: Tensor, key: Key, first: int = 0) -> T
     """
     classes = torch.where(valid, labels.long(), CLASSES)  # masked rows shuffle among themselves
     keys = chain(*key, range(first, first + len(labels)), 0) >> 1  # 63 bits: int64 holds them
-    shuffled = torch.from_numpy(keys.astype("int64")).to(labels.device).argsort(stable=True)
+    shuffled = torch.from_numpy(keys.astype("int64")).to(labels.device, non_blocking=True)
+    shuffled = shuffled.argsort(stable=True)
     shuffled = shuffled[classes[shuffled].argsort(stable=True)]  # by class, then by hash
     ordered = classes.argsort(stable=True)  # by class, then by position
     partners = torch.empty_like(ordered)
@@ -113,7 +115,7 @@ def slerp_positions(
 ) -> Tensor:
     """Positions on the arc, ``[count]`` float32 in ``[low, high)``, from the hash of ``key`` and row."""
     draws = uniforms(chain(*key, range(first, first + count), 1), 1)[:, 0]
-    return torch.from_numpy((low + (high - low) * draws).astype("float32")).to(device)
+    return torch.from_numpy((low + (high - low) * draws).astype("float32")).to(device, non_blocking=True)
 
 
 def slerp(z: Tensor, partners: Tensor, t: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dfdet.config import Model
 from dfdet.errors import ConfigError, WeightsError
+from dfdet.openclip_blocks import lighten
 from dfdet.preprocess import Preprocess
 from dfdet.timm_tower import classifier_names, feature_dim, resize_input
 from dfdet.weights import Tensors, fit, from_hugging_face, is_hugging_face, load, pick, read_tensors
@@ -34,7 +35,7 @@ class OpenClipTower(nn.Module):
     ``pooler_output``; a ModifiedResNet's are those of its attention pooling. Under autocast the
     embedding and its positional sum stay float32, and so does every later sum of the residual stream:
     stock open_clip casts them to bfloat16, at 5 times the feature error and 10 times the error of the
-    LayerNorms' gradients.
+    LayerNorms' gradients. Blocks are :mod:`dfdet.openclip_blocks`'.
     """
 
     def __init__(self, visual: nn.Module, output_dim: int) -> None:
@@ -42,6 +43,8 @@ class OpenClipTower(nn.Module):
         self.visual = visual
         self.output_dim = output_dim
         self.checkpointing = False
+        if isinstance(visual, VisionTransformer):
+            lighten(visual)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features ``[B, output_dim]``."""
@@ -170,7 +173,14 @@ def _registered(name: str) -> dict[str, Any]:
     return config
 
 
-def _bare_visual(name: str, image_size: int) -> nn.Module:
+def stock_visual(config: Model) -> nn.Module:
+    """open_clip's tower as it comes, its text projection taken off, for comparisons."""
+    visual = _bare_visual(config.backbone, config.image_size, block_type="default")
+    strip_projection(visual)
+    return visual
+
+
+def _bare_visual(name: str, image_size: int, block_type: str = "custom") -> nn.Module:
     """open_clip's vision tower with its projection still on, at ``image_size``, random weights.
 
     The custom block has the keys of the default one; that one, ``nn.MultiheadAttention``, is slow
@@ -183,7 +193,7 @@ def _bare_visual(name: str, image_size: int) -> nn.Module:
     cfg.patch_dropout = 0.0
     if cfg.timm_model_name is None:
         cfg.image_size = image_size
-        cfg.block_type = "custom"
+        cfg.block_type = block_type
     visual = open_clip_build_vision_tower(config["embed_dim"], cfg, quick_gelu=_quick_gelu(name))
     if isinstance(visual, TimmModel):
         resize_input(visual.trunk, image_size)

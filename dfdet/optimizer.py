@@ -7,19 +7,30 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.nn.utils import get_total_norm
 
 
 class GuardedAdamW(torch.optim.AdamW):
     """Fused AdamW whose kernel leaves weights, moments and step count as they were on a bad step.
 
-    A step is bad where :attr:`loss_bad` is set or a gradient in hand is not finite. The decision
-    stays on the device: it goes to the fused kernel as ``found_inf``, as gradient scalers do.
+    A step is bad where :attr:`loss_bad` is set or the norm of the gradients in hand is not finite (one
+    that float32 cannot hold would overflow the second moments too). The decision stays on the device:
+    it goes to the fused kernel as ``found_inf``, as gradient scalers do; so does clipping, as
+    ``grad_scale``. DeepSpeed's own clipping at stage 0 waits for the host, reduces a norm that is the
+    same on all ranks, and scales each gradient by itself.
     """
 
-    def __init__(self, params: Any, *, partitioned: bool, **defaults: Any) -> None:
-        """With ``partitioned`` (ZeRO 1 to 3) ranks hold different gradients and agree on the flag."""
+    def __init__(self, params: Any, *, partitioned: bool, clip_norm: float = 0.0, **defaults: Any) -> None:
+        """With ``partitioned`` (ZeRO 1 to 3) ranks hold different gradients and agree on the flag.
+
+        Args:
+            clip_norm: Largest norm of all gradients together; 0 does not clip. Not for partitions.
+        """
+        if partitioned and clip_norm:
+            raise ValueError("a partition does not know the norm of the whole: let DeepSpeed clip")
         super().__init__(params, fused=True, **defaults)
         self.partitioned = partitioned
+        self.clip_norm = clip_norm
         self.loss_bad: torch.Tensor | None = None
         """Scalar on the device, not zero where the loss was not finite; set before each step."""
         self.bad: torch.Tensor | None = None
@@ -32,7 +43,12 @@ class GuardedAdamW(torch.optim.AdamW):
     def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
         """One update, or none."""
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        flags = [grad.isfinite().all().logical_not() for grad in grads]
+        flags = []
+        if grads:
+            norm = get_total_norm(grads)
+            flags.append(norm.isfinite().logical_not())
+            if self.clip_norm:
+                self.grad_scale = (norm / self.clip_norm).clamp(min=1.0)
         if self.loss_bad is not None:
             flags.append(self.loss_bad.bool())
         if flags:

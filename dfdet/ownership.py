@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from dfdet.atomic import write_json_atomic
 from dfdet.errors import RunFolderError
+from dfdet.patience import Warner, cause
 
 logger = logging.getLogger(__name__)
 
@@ -111,18 +112,22 @@ class Ownership:
             with _locked(self.folder):
                 if self._is_ours():
                     (self.folder / "owner.json").unlink()
-        except FileNotFoundError:
-            logger.info("run folder %s: was removed before its release", self.folder)
+        except OSError as error:  # its process being gone frees it too
+            logger.info("run folder %s: not there for its release (%s)", self.folder, cause(error))
 
     def _beat(self) -> None:
+        warner = Warner(logger)
         while not self._released.wait(HEARTBEAT_SECONDS):
             try:
                 with _locked(self.folder):
-                    self.lost = not self._is_ours()
-                    if not self.lost:
+                    ours = self._is_ours()
+                    if ours:
                         os.utime(self.folder / "owner.json")
+                    else:  # or was the folder moved away just now, which makes this an OSError?
+                        (self.folder / "owner.lock").stat()
+                    self.lost = not ours
             except OSError as error:
-                logger.warning("run folder %s: no heartbeat (%s); trying again", self.folder, error)
+                warner.warn("run folder %s: no heartbeat (%s); trying again", self.folder, cause(error))
             if self.lost:
                 logger.error("run folder %s: another process has taken it over", self.folder)
                 return

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,9 @@ from typing import Any, Literal
 from dfdet.atomic import to_json, write_bytes_atomic, write_json_atomic
 from dfdet.config import Config, from_json
 from dfdet.errors import ConfigError, RunFolderError
+from dfdet.linelog import LineLog
 from dfdet.ownership import Ownership
+from dfdet.patience import patiently
 
 __all__ = [
     "ClaimStatus",
@@ -39,6 +40,8 @@ MAY_CHANGE = {
     "run.device",
     "run.cpus_per_worker",
     "run.max_failures",
+    "run.track",
+    "run.track_project",
     "data.threads",
     "data.prefetch",
     "data.cache_dir",
@@ -98,6 +101,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._ownership: Ownership | None = None
+        self._metrics = LineLog(self.metrics_jsonl)
 
     @property
     def config_json(self) -> Path:
@@ -179,6 +183,8 @@ class RunFolder:
         self.plots.mkdir(exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         self._stop.unlink(missing_ok=True)
+        for litter in [*self.path.glob(".*.tmp"), *self.plots.glob(".*.tmp")]:
+            litter.unlink()  # of a kill within a write
         status: ClaimStatus = "resume" if any(self.checkpoints.glob("step_*")) else "new"
         if status == "resume":
             self._check_config(config)
@@ -209,27 +215,39 @@ class RunFolder:
             logger.info("%s: %s -> %s since the run began", path, json.dumps(old), json.dumps(new))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Adds a line to ``metrics.jsonl``; NaN and infinities become null."""
-        with self.metrics_jsonl.open("ab+") as file:
-            if file.tell() and not self._ends_with_newline():
-                file.write(b"\n")  # a kill cut the line before short
-            file.write(to_json(record).encode() + b"\n")
+        """Adds a line to ``metrics.jsonl``; NaN and infinities become null.
 
-    def _ends_with_newline(self) -> bool:
-        with self.metrics_jsonl.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
+        Lines that the storage refuses are kept, and written before the next one.
+        """
+        self._metrics.append(to_json(record))
+
+    def flush_metrics(self, patience_s: float = 0.0) -> None:
+        """Writes the lines that the storage has refused.
+
+        Raises:
+            TrainingError: It refuses them for longer than ``patience_s`` (seconds).
+        """
+        patiently(self._metrics.flush, f"metrics {self.metrics_jsonl}", patience_s)
 
     def truncate_metrics(self, step: int) -> None:
-        """Drops the records after a step, which a resume from that step writes again."""
+        """Drops the records after a step, and the final one: a resume from that step writes them again."""
+        self._metrics = LineLog(self.metrics_jsonl)
         if not self.metrics_jsonl.exists():
             return
-        kept = [record for record in read_metrics(self.metrics_jsonl) if record.get("step", 0) <= step]
+        kept = [
+            record
+            for record in read_metrics(self.metrics_jsonl)
+            if record.get("step", 0) <= step and not record.get("final")
+        ]
         write_bytes_atomic(self.metrics_jsonl, "".join(to_json(record) + "\n" for record in kept).encode())
 
-    def write_result(self, result: dict[str, Any]) -> None:
-        """Replaces ``result.json``; ``status: finished`` makes a later claim return its result."""
-        write_json_atomic(self.result_json, result)
+    def write_result(self, result: dict[str, Any], patience_s: float = 0.0) -> None:
+        """Replaces ``result.json``; ``status: finished`` makes a later claim return its result.
+
+        Raises:
+            TrainingError: The storage refuses it for longer than ``patience_s`` (seconds).
+        """
+        patiently(lambda: write_json_atomic(self.result_json, result), str(self.result_json), patience_s)
 
     def read_result(self) -> dict[str, Any] | None:
         """The result; None where there is none or it is unreadable."""
@@ -244,12 +262,12 @@ class RunFolder:
         write_bytes_atomic(self._stop, reason.encode())
 
     def stop_requested(self) -> str | None:
-        """Why the run must stop; None to go on. A claim clears it."""
+        """Why the run must stop; None to go on, as while the storage is away. A claim clears it."""
         if self._ownership and self._ownership.lost:
             return "another process has taken the run folder over"
         try:
             return self._stop.read_text(encoding="utf-8") or "no reason given"
-        except FileNotFoundError:
+        except OSError:
             return None
 
 

@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import logging
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dfdet import checkpoint, finish, plots, resume
+from dfdet import build, checkpoint, determinism, finish, journal, plots, resume
 from dfdet.checkpoint import CheckpointState
 from dfdet.config import Config
 from dfdet.context import Context, agree
 from dfdet.data import device_augment
-from dfdet.data.loader import Loader, check_crop_scale
-from dfdet.data.plan import epoch_plan, fingerprint, unpaired
+from dfdet.data.loader import Batch, check_crop_scale
+from dfdet.data.plan import epoch_plan, fingerprint
 from dfdet.data.sets import open_run_data
-from dfdet.detector import Detector, build_detector, frozen_sha256
+from dfdet.detector import Detector, build_detector
 from dfdet.engine import Tensors, TrainEngine, dry_batch
 from dfdet.errors import ShardSetError, TrainingError
-from dfdet.evaluate import score_index, thread_resize, worker_threads
+from dfdet.evaluate import score_index
+from dfdet.gather import all_gather_rows
 from dfdet.losses import Terms
 from dfdet.meter import Meter
 from dfdet.result import versions
+from dfdet.saver import leave_together, wait_together
 from dfdet.schedule import batch_layout, learning_rate
 
 logger = logging.getLogger(__name__)
@@ -43,13 +46,19 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         DfdetError: Bad input, a damaged sample, or non-finite steps past the bound.
     """
     started = time.monotonic()
-    torch.manual_seed(config.run.seed)
+    determinism.seed_everything(config.run.seed)
+    if config.run.deterministic:
+        determinism.enforce()
     if context.device.type == "cpu":
         torch.set_num_threads(max(1, int(config.run.cpus_per_worker)))
 
     trainer = Trainer(config, context)
-    reason = trainer.loop()
-    trainer.close()
+    built_s = time.monotonic() - started
+    try:
+        reason = trainer.loop()
+        wait_together(context, trainer.saver)
+    finally:
+        trainer.close()
     result: dict[str, Any] = {
         "status": "stopped" if reason else "finished",
         "recipe": config.run.recipe,
@@ -67,24 +76,28 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         "epoch": trainer.state.epoch,
         "counts": trainer.counts
         | {"bad_steps": trainer.state.bad_steps, "damaged": dict(trainer.loader.damaged)},
-        "timings": {"worker_s": round(time.monotonic() - started, 2)},
+        "speed": trainer.speed(),
+        "timings": {"worker_s": round(time.monotonic() - started, 2), "build_s": round(built_s, 2)}
+        | trainer.timings(),
         "world_size": context.world_size,
         "versions": versions(),
     }
     if context.rank == 0:
-        conclude(result, context)
+        conclude(result, context, config.engine.storage_patience_s)
     return result
 
 
-def conclude(result: dict[str, Any], context: Context) -> None:
+def conclude(result: dict[str, Any], context: Context, patience_s: float) -> None:
     """Records the result, last of all in ``result.json``."""
     run = context.run
+    journal.say_speed(result["speed"])
     if result["status"] == "finished":
-        run.append_metrics({"step": result["step"], "epoch": result["epoch"], **result["metrics"]})
+        context.record({"step": result["step"], "epoch": result["epoch"], **result["metrics"]})
     else:
         logger.info("stopped at step %d (%s)", result["step"], result["reason"])
+    run.flush_metrics(patience_s)
     plots.training_curves(run.metrics_jsonl, run.plots)
-    run.write_result(result)
+    run.write_result(result, patience_s)
 
 
 class Trainer:
@@ -102,41 +115,45 @@ class Trainer:
         check_crop_scale(self.data.train, config.data.crop_scale)
 
         detector = build_detector(config, device=self.device)
-        self.loader = self._make_loader(detector)
+        self.loader = build.train_loader(config, self.data.train, detector, self.device)
         self.state, moments = self._resume(detector)
-        self.backbone = self._describe_backbone(detector)
+        self.backbone = build.describe_backbone(config, detector) if self.first else {}
         # a tower without published weights exists nowhere else: checkpoints keep it
         pretrained = config.model.pretrained is not None
         self.frozen = None if pretrained else {k: v.cpu().clone() for k, v in detector.frozen().items()}
-        self.counts = self._count(detector)
-
-        if config.engine.dry_batch:
+        self.counts = build.count(config, self.data, detector)
+        if self.first:
+            journal.say_layout(config, self.counts, self.layout)
+        self.saver = build.saver(config, context) if self.first else None
+        needed, peak = build.flops_and_peak(config, detector, self.device) if self.first else (None, None)
+        if config.engine.dry_batch or config.engine.compile:
             dry_batch(detector, config, self.layout, self.loader.side, self.device)
         self.engine = TrainEngine(detector, config, self.layout, context.rank, self.device, moments)
+        self.meter = Meter(
+            config.data.global_batch, self.device, self.engine.clock, needed, peak, context.world_size
+        )
 
     def close(self) -> None:
-        """Frees the engine and the loader."""
+        """Writes what is in hand; frees the engine and the loader."""
+        if self.saver:
+            self.saver.close()
         self.loader.close()
         del self.engine
 
-    # ---------------------------------------------------------------- before the first step
+    def speed(self) -> dict[str, float]:
+        """Of the steps of this process, ``perf/...``."""
+        return self.meter.totals()
 
-    def _make_loader(self, detector: Detector) -> Loader:
-        data = self.config.data
-        return Loader(
-            self.data.train,
-            crop_scale=data.crop_scale,
-            augment=data.augment,
-            seed=self.config.run.seed,
-            threads=worker_threads(self.config),
-            prefetch=data.prefetch,
-            on_damage=data.on_damage,
-            max_damaged=data.max_damaged,
-            # On a CPU the threads are 25 times faster than batched tensors.
-            rest_on_device=self.device.type != "cpu",
-            resize=thread_resize(self.config, detector),
-            pin=self.device.type == "cuda",
-        )
+    def timings(self) -> dict[str, float]:
+        """Of checkpoints: written beside training, and waited for (seconds)."""
+        if self.saver is None:
+            return {}
+        return {
+            "checkpoints_s": round(self.saver.write_s, 2),
+            "checkpoints_waited_s": round(self.saver.blocked_s, 2),
+        }
+
+    # ---------------------------------------------------------------- before the first step
 
     def _resume(self, detector: Detector) -> tuple[CheckpointState, dict[str, Tensors] | None]:
         """The state to start from; the newest whole checkpoint goes into the detector."""
@@ -152,44 +169,6 @@ class Trainer:
             self.context.run.truncate_metrics(state.step)
             logger.info("resumed at step %d (epoch %d, batch %d)", state.step, state.epoch, state.batch)
         return state, loaded.optimizer
-
-    def _describe_backbone(self, detector: Detector) -> dict[str, Any]:
-        model = self.config.model
-        return {
-            "name": model.backbone,
-            "pretrained": model.pretrained,
-            "image_size": model.image_size,
-            "frozen_sha256": frozen_sha256(detector) if self.first else None,
-        }
-
-    def _count(self, detector: Detector) -> dict[str, int]:
-        counts = {
-            "trained_parameters": sum(p.numel() for p in detector.trainable().values()),
-            "frozen_parameters": sum(tensor.numel() for tensor in detector.frozen().values()),
-            "train_samples": len(self.data.train),
-            "unpaired_samples": unpaired(self.data.train, self.config.data.sampling),
-            "steps_per_epoch": self.data.steps_per_epoch,
-        }
-        if self.first:
-            logger.info(
-                "%s, tuning %s: %s parameters train, %s are frozen",
-                self.config.model.backbone,
-                self.config.tuning.mode,
-                f"{counts['trained_parameters']:,}",
-                f"{counts['frozen_parameters']:,}",
-            )
-            logger.info(
-                "%d samples (%d without a partner left out), %d steps an epoch of %d samples = %d workers"
-                " x %d micro-batches x %d",
-                counts["train_samples"],
-                counts["unpaired_samples"],
-                counts["steps_per_epoch"],
-                self.layout.global_batch,
-                self.layout.world,
-                self.layout.accumulation,
-                self.layout.micro,
-            )
-        return counts
 
     def _update(self, **changes: Any) -> None:
         self.state = self.state.model_copy(update=changes)
@@ -209,22 +188,20 @@ class Trainer:
         """The rest of the current epoch; gives the reason if it was stopped."""
         config, context, epoch = self.config, self.context, self.state.epoch
         plan = epoch_plan(self.data.train, self.data.spec, epoch)
-        meter = Meter(config.data.global_batch, self.device)
         bad_before = self.state.bad_steps - int(self.engine.bad_steps.item())
         batches = self.loader.batches(
             plan, epoch=epoch, rank=context.rank, world=context.world_size, start=self.state.batch
         )
-        for batch in meter.waiting(batches):
+        for batch in self.meter.waiting(batches):
             rate = learning_rate(self.state.step, self.data.steps_per_epoch, config.optim)
             batch = device_augment.finish(batch, self.device)
             terms = self.engine.step(batch, (config.run.seed, epoch, self.state.batch), rate)
             self._update(step=self.state.step + 1, batch=self.state.batch + 1)
-            meter.step()
+            self.meter.step()
             if self.state.step % config.engine.log_every == 0 or self.state.batch == len(plan):
                 self._update(bad_steps=bad_before + int(self.engine.bad_steps.item()))
-                self._log_step(terms, rate, meter)
-                if reason := self._stop_reason():
-                    self._checkpoint()
+                self._log_step(terms, rate, self._batch_crc32(batch))
+                if reason := self._heed():
                     return reason
             if self.state.step % config.engine.checkpoint_every == 0 and self.state.batch < len(plan):
                 self._checkpoint()
@@ -234,43 +211,43 @@ class Trainer:
         patience = self.config.optim.patience
         return bool(patience) and self.state.evaluations_since_best >= patience
 
-    def _stop_reason(self) -> str | None:
-        reason = self.context.run.stop_requested() if self.first else None
-        return (reason or "asked to stop") if agree(reason is not None, self.context) else None
+    def _batch_crc32(self, batch: Batch) -> int:
+        """CRC of the global batch's sample ids, in its order: tells, on any topology, what a step saw."""
+        ids = all_gather_rows(torch.from_numpy(batch.ids).to(self.device))
+        return zlib.crc32(ids.cpu().numpy().tobytes())
 
-    def _log_step(self, terms: Terms, rate: float, meter: Meter) -> None:
+    def _log_step(self, terms: Terms, rate: float, batch_crc32: int) -> None:
         state, config = self.state, self.config
         if state.bad_steps >= config.engine.max_bad_steps:
             raise TrainingError(
                 f"{state.bad_steps} steps up to step {state.step} had a non-finite loss or gradient (all"
                 " skipped): lower --optim.lr, set --optim.clip_norm 1, or raise --engine.max_bad_steps"
             )
-        speed = meter.read()
+        speed = self.meter.read()
         if not self.first:
             return
-        losses = {f"train/loss/{name}": float(value) for name, value in vars(terms).items()}
-        steps = self.data.steps_per_epoch * config.optim.epochs
-        self.context.run.append_metrics(
-            {
-                "step": state.step,
-                "steps": steps,
-                "epoch": round(state.epoch + state.batch / self.data.steps_per_epoch, 6),
-                **losses,
-                "optim/lr": rate,
-                "train/bad_steps": state.bad_steps,
-                "train/damaged": sum(self.loader.damaged.values()),
-                **speed,
-            }
+        per_epoch = self.data.steps_per_epoch
+        record = journal.step_record(
+            state, terms, speed, steps=per_epoch * config.optim.epochs, steps_per_epoch=per_epoch
         )
-        logger.info(
-            "step %d/%d  loss %.4f  lr %.1e  %.0f images/s  data wait %.0f %%",
-            state.step,
-            steps,
-            losses["train/loss/total"],
-            rate,
-            speed["perf/images_per_s"],
-            100 * speed["perf/data_wait_s"] / max(speed["perf/step_s"], 1e-9),
-        )
+        record |= {
+            "optim/lr": rate,
+            "train/batch_crc32": batch_crc32,
+            "train/damaged": sum(self.loader.damaged.values()),
+        }
+        self.context.record(record)
+        journal.say_step(record)
+
+    def _heed(self) -> str | None:
+        """Heeds, with all ranks alike, what came from outside; gives the reason for a stop."""
+        context = self.context
+        reason = context.stop_reason()
+        failed = self.saver is not None and self.saver.failed
+        stop, danger, failed = agree(context, reason is not None, context.in_danger(), failed)
+        leave_together(failed, self.saver)
+        if stop or danger:
+            self._checkpoint()
+        return (reason or "another worker was asked to stop") if stop else None
 
     # ---------------------------------------------------------------- epoch ends
 
@@ -284,10 +261,10 @@ class Trainer:
             scores = score_index(self.engine.detector, self.engine.engine, index, self.config, self.context)
             found |= scores.metrics("val", name)
         best = bool(found) and self._judge(found)
-        path = self._checkpoint(best=best)
+        path = self._checkpoint(found.get(self._best_name) if found else None, best=best)
         if self.first and found:
-            self.context.run.append_metrics({"step": self.state.step, "epoch": self.state.epoch, **found})
-            logger.info("epoch %d/%d  %s%s", self.state.epoch, epochs, _brief(found), "  (best)" * best)
+            self.context.record({"step": self.state.step, "epoch": self.state.epoch, **found})
+            journal.say_epoch(self.state.epoch, epochs, found, best=best)
         plain = {name: float(value) for name, value in found.items() if value is not None}
         self.context.report(
             plain | {"epoch": self.state.epoch, "step": self.state.step, "checkpoint_path": str(path)}
@@ -312,14 +289,19 @@ class Trainer:
     def _best_name(self) -> str:
         return f"val/{next(iter(self.data.val))}/video/ap"
 
-    def _checkpoint(self, best: bool = False) -> Path:
-        """Saves what trains: gathered by all ranks, written by the first."""
-        folder = self.context.run.checkpoints
+    def _checkpoint(self, metric: float | None = None, *, best: bool = False) -> Path:
+        """Saves what trains: gathered by all ranks, written by the first beside training.
+
+        Args:
+            metric: Value of the metric that chooses checkpoints, where it was evaluated at this step.
+            best: Whether it is the best so far.
+        """
         trained, moments = self.engine.weights(), self.engine.moments()
-        if not self.first:
-            return folder / checkpoint.step_name(self.state.step)
-        path = checkpoint.save(
-            folder,
+        if self.saver is None:
+            return self.context.run.checkpoints / checkpoint.step_name(self.state.step)
+        return self.saver.save(
+            best=(self._best_name, metric) if best and metric is not None else None,
+            metric=metric,
             state=self.state,
             trained=trained,
             optimizer=moments,
@@ -328,12 +310,3 @@ class Trainer:
             backbone=self.backbone,
             frozen=self.frozen,
         )
-        if best and self.state.best_metric is not None:
-            checkpoint.mark_best(folder, path, self._best_name, self.state.best_metric)
-        checkpoint.prune(folder, self.config.engine.keep_last)
-        return path
-
-
-def _brief(found: dict[str, float | None]) -> str:
-    shown = ("video/auroc", "video/ap")
-    return "  ".join(f"{k} {v:.4f}" for k, v in found.items() if k.endswith(shown) and v is not None)

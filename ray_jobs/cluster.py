@@ -5,26 +5,45 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 from pathlib import Path
 
-from dfdet.config import Run
+from dfdet.config import Config, Run
+from dfdet.config_checks import usable_workers
 from dfdet.data.remote import is_url, refuse_secrets
-from dfdet.errors import ConfigError
+from dfdet.errors import ConfigError, DfdetError
+
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT, ELASTIC_START_TIMEOUT_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30"
+"""Elastic workers wait less: Ray counts a lost node for some seconds more, and then decides anew."""
 
 QUIET = {
     # workers print through our own log; these are Ray's own warnings and watchers
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     # how often the controller looks at its workers (seconds): 2 by default
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # how often the notices of node drains are read (seconds): 5 by default
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
     # a worker group that cannot be placed, or ranks that report unequally, must not hang for ever
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    START_TIMEOUT: "120",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
     # a driver under `uv run` would start its workers through uv again
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
+
+PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Ray Train's actor that tells workers of drained nodes; a local Ray has no node to drain."""
+
+LOCAL_PATIENCE_S, JOINED_PATIENCE_S = 20.0, 50.0
+"""How long Ray may be silent. A Ray that was joined may come back (its head can be restarted), but
+60 s after losing it Ray ends the driver's process, without a word of ours."""
+
+
+class RayLostError(DfdetError):
+    """Ray itself is gone: its head, or the daemon of the driver's node."""
 
 
 def in_ray_job() -> bool:
@@ -37,20 +56,23 @@ def joins_cluster() -> bool:
     return in_ray_job() or bool(os.environ.get("RAY_ADDRESS"))
 
 
-def connect(run: Run) -> bool:
+def connect(config: Config) -> bool:
     """Joins the cluster that the environment names, or starts a local Ray; gives whether CUDA is used.
 
     Raises:
         ConfigError: The run asks for more workers, CPUs or GPUs than there are.
     """
-    check_local(run)
-    return check_resources(run, join_or_start())
+    check_local(config)
+    if not isinstance(config.run.workers, int):
+        os.environ.setdefault(START_TIMEOUT, ELASTIC_START_TIMEOUT_S)
+    return check_resources(config, join_or_start())
 
 
 def join_or_start() -> dict[str, float]:
     """Joins the cluster that the environment names, or starts a local Ray; gives its resources."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    os.environ.setdefault(PREEMPTION_WATCHER, "1" if joins_cluster() else "0")
     # without compiled bytecode each Ray process compiles everything again: 11 to 17 s, not 4 to 9
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     import ray
@@ -70,7 +92,7 @@ def join_or_start() -> dict[str, float]:
     return resources
 
 
-def check_local(run: Run) -> None:
+def check_local(config: Config) -> None:
     """Refuses, without starting Ray, a run that this machine is too small for.
 
     Raises:
@@ -79,17 +101,27 @@ def check_local(run: Run) -> None:
     if not joins_cluster():
         import torch
 
-        check_resources(run, {"CPU": float(logical_cpus()), "GPU": float(torch.cuda.device_count())})
+        check_resources(config, {"CPU": float(logical_cpus()), "GPU": float(torch.cuda.device_count())})
 
 
-def check_resources(run: Run, available: dict[str, float]) -> bool:
+def check_resources(config: Config, available: dict[str, float]) -> bool:
     """Whether the run uses CUDA, given what there is; refuses what does not fit.
 
     Raises:
         ConfigError: With the arithmetic and what would fit.
     """
+    run = config.run
     cuda = run.device == "cuda" or (run.device == "auto" and available.get("GPU", 0) >= 1)
-    check_fits(run, available, ("CPU", "GPU") if cuda else ("CPU",))
+    kinds = ("CPU", "GPU") if cuda else ("CPU",)
+    check_fits(run, available, kinds)
+    room = min(int(available.get(kind, 0.0) / need) for kind, need in _needs(run, kinds).items())
+    if usable_workers(config, room) is None:
+        raise ConfigError(
+            f"run.workers={list(_ends(run))}: there is room for {room}, but no count from"
+            f" {run.fewest_workers} to {room} divides data.global_batch={config.data.global_batch}"
+            + (" in whole pairs" if config.data.unit_size > 1 else "")
+            + "; lower the first of --run.workers, or join a larger cluster"
+        )
     return cuda
 
 
@@ -99,27 +131,85 @@ def logical_cpus() -> int:
 
 
 def check_fits(run: Run, available: dict[str, float], kinds: tuple[str, ...]) -> None:
-    """Refuses what would wait for resources for ever.
+    """Refuses what would wait for resources for ever: the fewest workers must fit.
 
     Raises:
         ConfigError: With the arithmetic and what would fit.
     """
-    needs = {"CPU": run.cpus_per_worker, "GPU": 1.0}
-    for kind in kinds:
+    fewest, elastic = run.fewest_workers, not isinstance(run.workers, int)
+    for kind, need in _needs(run, kinds).items():
         have = available.get(kind, 0.0)
-        asked = run.workers * needs[kind]
-        if asked > have:
-            remedies = []
-            if have >= needs[kind]:
-                remedies.append(f"--run.workers {int(have / needs[kind])}")
-            if kind == "GPU":
-                remedies.append("--run.device cpu")
-            elif share := math.floor(100 * have / run.workers) / 100:
-                remedies.append(f"--run.cpus_per_worker {share:g}")
-            remedy = f"set {' or '.join(remedies)}" if remedies else "join a larger cluster"
-            raise ConfigError(
-                f"run.workers={run.workers}: x {needs[kind]:g} {kind} = {asked:g}, but Ray has"
-                f" {have:g} {kind}; {remedy}"
+        if fewest * need <= have:
+            continue
+        remedies = []
+        if have >= need:
+            high = f" {run.most_workers}" if elastic else ""
+            remedies.append(f"--run.workers {int(have / need)}{high}")
+        if kind == "GPU":
+            remedies.append("--run.device cpu")
+        elif share := math.floor(100 * have / fewest) / 100:
+            remedies.append(f"--run.cpus_per_worker {share:g}")
+        remedy = f"set {' or '.join(remedies)}" if remedies else "join a larger cluster"
+        shown = f"{list(_ends(run))}: {fewest}" if elastic else f"{run.workers}:"
+        raise ConfigError(
+            f"run.workers={shown} x {need:g} {kind} = {fewest * need:g}, but Ray has"
+            f" {have:g} {kind}; {remedy}"
+        )
+
+
+def _needs(run: Run, kinds: tuple[str, ...]) -> dict[str, float]:
+    """What one worker takes of each kind."""
+    return {kind: {"CPU": run.cpus_per_worker, "GPU": 1.0}[kind] for kind in kinds}
+
+
+def _ends(run: Run) -> tuple[int, int]:
+    return run.fewest_workers, run.most_workers
+
+
+class Pulse:
+    """Whether Ray still answers: a thread asks its head about the driver's node.
+
+    Ray alone is no help here: without its head it ends the process after 60 s, and without the node's
+    daemon a call waits for ever.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        import ray
+
+        self.patience_s = patience_s
+        self._node = ray.get_runtime_context().get_node_id()
+        self._answered, self._dead = threading.Event(), threading.Event()
+        self._silent_s = 0.0
+        threading.Thread(target=self._ask, name="ray-pulse", daemon=True).start()
+
+    def _ask(self) -> None:
+        import ray
+
+        while not self._dead.wait(1.0):
+            try:
+                nodes = ray.nodes()
+            except Exception as error:  # noqa: BLE001 - whatever Ray raises is no answer; patience decides
+                logger.debug("Ray gave no list of its nodes: %s", error)
+                continue
+            if any(node["NodeID"] == self._node and not node["Alive"] for node in nodes):
+                self._dead.set()
+            self._answered.set()
+
+    def check(self, waited_s: float) -> None:
+        """Counts the time that the caller has waited since its last call.
+
+        Time is what the caller waited, not what a clock says: a process that was suspended goes on.
+
+        Raises:
+            RayLostError: Ray is gone.
+        """
+        self._silent_s = 0.0 if self._answered.is_set() else self._silent_s + waited_s
+        self._answered.clear()
+        if self._dead.is_set() or self._silent_s > self.patience_s:
+            cause = "says that this node is dead" if self._dead.is_set() else "no longer answers"
+            raise RayLostError(
+                f"Ray {cause}: its processes were killed or its node was lost; give the same --run.name"
+                " again to go on from the newest checkpoint"
             )
 
 

@@ -9,7 +9,6 @@ Without a recipe it runs `demo`, building the demo set if there is none.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -19,10 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from dfdet.cli import parse
 from dfdet.config import Config, named_sets
@@ -30,11 +25,25 @@ from dfdet.data.sets import open_run_data
 from dfdet.errors import DfdetError
 from dfdet.recipes import DEMO_SHARDS, RECIPES
 from dfdet.runfolder import RunFolder, default_name
-from ray_jobs.cluster import absolute, check_local, connect
+from dfdet.runlog import RunLog, log_to
+from dfdet.summary import show_result
+from ray_jobs import failures
+from ray_jobs.cluster import (
+    JOINED_PATIENCE_S,
+    LOCAL_PATIENCE_S,
+    Pulse,
+    RayLostError,
+    absolute,
+    check_local,
+    connect,
+    joins_cluster,
+)
 from ray_jobs.progress import Follower
-from ray_jobs.worker import FAILURE, log_to
 
 logger = logging.getLogger(__name__)
+
+POLL_S = 0.2
+"""How often the driver looks at its threads (seconds)."""
 
 
 def main(argv: list[str]) -> int:
@@ -98,7 +107,7 @@ def check(config: Config) -> None:
     from dfdet.backbone import check_backbone
 
     check_backbone(config.model)
-    check_local(config.run)
+    check_local(config)
 
 
 def run(config: Config) -> int:
@@ -107,57 +116,58 @@ def run(config: Config) -> int:
     try:
         if status == "finished":
             print(f"{folder.path}: already finished; its result:")
-            show_result(folder)
+            show_result(folder.read_result() or {}, folder.result_json)
             return 0
-        log_to(folder.log_txt)
+        log_to([RunLog(folder.log_txt)])
         print(f"run folder: {folder.path}" + (" (resuming)" if status == "resume" else ""), flush=True)
         with Follower(folder.log_txt, folder.metrics_jsonl):
             failure, signals = fit(config, folder)
-        return conclude(folder, failure, signals)
+        return conclude(config, folder, failure, signals)
     finally:
         folder.release()
 
 
 def fit(config: Config, folder: RunFolder) -> tuple[BaseException | None, list[int]]:
-    """One ``TorchTrainer`` run on the cluster; gives what it failed with and the signals received."""
-    (folder.path / FAILURE).unlink(missing_ok=True)
+    """Trains on the cluster; gives what it failed with and the signals received."""
+    failures.forget(folder)
+    cuda = connect(config)
     import ray
 
-    from ray_jobs.trainer import torch_trainer
+    from ray_jobs import trainer
 
-    cuda = connect(config.run)
-    failures: list[BaseException] = []
-
-    def call() -> None:
+    outcome: list[BaseException | None] = []
+    # Handlers come after Ray's own, and Ray Train installs one only if it is called in the main thread.
+    with stop_on_signals(folder) as signals:
+        thread = threading.Thread(
+            target=lambda: outcome.append(trainer.fit(config, folder, cuda=cuda)),
+            name="ray-train",
+            daemon=True,
+        )
+        thread.start()
+        pulse = Pulse(JOINED_PATIENCE_S if joins_cluster() else LOCAL_PATIENCE_S)
         try:
-            torch_trainer(config, folder, cuda=cuda).fit()
-        except Exception as error:  # noqa: BLE001 - TrainingFailedError, ActorDiedError and what Ray adds
-            failures.append(error)
-
-    try:
-        # Handlers come after Ray's own, and Ray Train installs one only if it is called in the main thread.
-        with stop_on_signals(folder) as signals:
-            thread = threading.Thread(target=call, name="ray-train")
-            thread.start()
             while thread.is_alive():
-                thread.join(0.2)
-    finally:
-        ray.shutdown()
-    return (failures[0] if failures else None), signals
+                thread.join(POLL_S)
+                pulse.check(POLL_S)
+        except RayLostError as error:
+            return error, signals  # without ray.shutdown(): it would wait for what is gone
+    ray.shutdown()
+    return (outcome[0] if outcome else None), signals
 
 
-def conclude(folder: RunFolder, failure: BaseException | None, signals: list[int]) -> int:
+def conclude(config: Config, folder: RunFolder, failure: BaseException | None, signals: list[int]) -> int:
     """Exit code of a run that ended, with its result or its one clear line printed."""
-    recorded = folder.path / FAILURE
-    if recorded.exists():
-        record = json.loads(recorded.read_text(encoding="utf-8"))
-        return _failed(folder, record["message"], record["exit_code"])
-    if failure is not None and not signals:
-        return _failed(folder, " ".join(str(failure).split())[:500], 1, failure)
+    if recorded := failures.read(folder):
+        return _failed(folder, *recorded)
     result = folder.read_result()
-    if result and result["status"] == "finished":
-        show_result(folder)
+    if result and result["status"] == "finished":  # whatever befell Ray afterwards
+        show_result(result, folder.result_json)
         return 0
+    if failure is not None and not signals:
+        from ray_jobs.trainer import explain
+
+        message = str(failure) if isinstance(failure, DfdetError) else explain(failure, config)
+        return _failed(folder, message, 1, failure)
     if signals:
         print(f"stopped; go on with --run.name {folder.path.name}", flush=True)
         return 128 + signals[0]
@@ -194,31 +204,8 @@ def stop_on_signals(folder: RunFolder) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def show_result(folder: RunFolder) -> None:
-    """Prints the video-level metrics, and where everything lies."""
-    result = folder.read_result() or {}
-    rows: dict[str, dict[str, Any]] = {}
-    for name, value in result.get("metrics", {}).items():
-        split, dataset, level, metric = name.split("/", 3)
-        rows.setdefault(f"{split}/{dataset} {level}", {})[metric] = value
-    table = Table("set", "AUROC", "AP", "EER", "TPR at FPR 5 %")
-    for name, found in rows.items():
-        shown = (found.get(key) for key in ("auroc", "ap", "eer", "tpr_at_fpr_5e-2"))
-        table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in shown))
-    console = Console(width=100) if not sys.stdout.isatty() else Console()
-    console.print(table)
-    for name, value in result.get("metrics", {}).items():
-        if name.startswith("test/") and name.endswith("/video/auroc") and value is not None:
-            console.print(f"{name} = {value:.4f}", highlight=False)
-    sizes = result.get("checkpoint_bytes", {})
-    parts = ", ".join(
-        f"{name} {size / 1000:,.1f} kB" for name, size in sizes.items() if name.endswith(".safetensors")
-    )
-    console.print(
-        f"best checkpoint: {result.get('best_checkpoint')} ({parts})", soft_wrap=True, highlight=False
-    )
-    console.print(f"result: {folder.result_json}", soft_wrap=True, highlight=False)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # what Ray does at exit would wait for a cluster that is gone

@@ -2,71 +2,126 @@
 
 from __future__ import annotations
 
-import logging
-import traceback
+import os
+import signal
+import threading
+import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from dfdet.config import from_dict
-from dfdet.errors import DfdetError
-from dfdet.runfolder import RunFolder, write_json_atomic
+from dfdet.config import Config, from_dict
+from dfdet.runfolder import RunFolder
+from dfdet.runlog import RunLog, log_to
+from ray_jobs import failures
+from ray_jobs.notices import check_current, checkpoint_wanted
 
-FAILURE = "failure.json"
-"""Names a failure that a restart would only repeat; the driver shows it and clears it."""
+LAST_CALL_S = 15.0
+"""Before a node's announced end (seconds): time for a second checkpoint, of what followed the first."""
+
+TERMINATED = threading.Event()
+"""This process has been sent SIGTERM."""
 
 
 class RayContext:
-    """A Ray Train worker's surroundings."""
+    """A Ray Train worker's surroundings.
 
-    def __init__(self, run: RunFolder) -> None:
+    Args:
+        config: Of the run.
+        run: Its folder.
+        attempt: The attempt that this worker belongs to, as ``notices.begin_attempt`` named it.
+    """
+
+    def __init__(self, config: Config, run: RunFolder, attempt: str) -> None:
         import ray.train
         import ray.train.torch
 
+        from ray_jobs.cluster import PREEMPTION_WATCHER
+        from ray_jobs.tracking import Trackers
+
         context = ray.train.get_context()
         self.run = run
+        self.attempt = attempt
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device = ray.train.torch.get_device()
+        self.trackers = Trackers(config, run, self.rank)
         self._report = ray.train.report
+        # all ranks meet in it, so all must call it or none: the variable is the controller's
+        watched = os.environ.get(PREEMPTION_WATCHER) == "1"
+        self._preemption_info = ray.train.get_preemption_info if watched else None
+        self._heeded: list[Any] = [None, None]
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Hands plain numbers to Ray Train, and so to Tune."""
         self._report(metrics)
 
+    def record(self, metrics: dict[str, Any]) -> None:
+        """Keeps the metrics in the run folder and with the trackers."""
+        check_current(self.run, self.attempt)
+        self.run.append_metrics(metrics)
+        self.trackers.record(metrics)
+
+    def stop_reason(self) -> str | None:
+        """The reason that lies in the run folder, or that this process was sent SIGTERM.
+
+        Raises:
+            SupersededError: Another attempt has begun.
+        """
+        check_current(self.run, self.attempt)
+        if TERMINATED.is_set() and self.run.stop_requested() is None:
+            self.run.request_stop(f"SIGTERM to worker {self.rank}")
+        return self.run.stop_requested() if self.rank == 0 or TERMINATED.is_set() else None
+
+    def in_danger(self) -> bool:
+        """Whether there is news: of a node of the run that goes away, or that a checkpoint is wanted.
+
+        Each notice once, and once more shortly before a node's announced end.
+        """
+        heeded, self._heeded = self._heeded, [self._preemption(), self._wanted()]
+        return any(new is not None and new != old for new, old in zip(self._heeded, heeded, strict=True))
+
+    def _preemption(self) -> tuple[Any, bool] | None:
+        info = self._preemption_info() if self._preemption_info else None
+        if info is None:
+            return None
+        return info, info.deadline_ms is not None and time.time() > info.deadline_ms / 1000 - LAST_CALL_S
+
+    def _wanted(self) -> int | None:
+        return checkpoint_wanted(self.run) if self.rank == 0 else None
+
+    def close(self) -> None:
+        """Sends what the trackers still hold."""
+        self.trackers.close()
+
 
 def train_worker(args: dict[str, Any]) -> None:
-    """``train_loop_per_worker``: ``args`` holds the config and the run folder's path."""
+    """``train_loop_per_worker``: ``args`` holds the config, the run folder's path and the attempt."""
     from dfdet.train import train
 
     run = RunFolder(Path(args["folder"]))
-    if (run.path / FAILURE).exists():
-        return  # the attempt before failed for good: leave together, without a word
-    context = RayContext(run)
+    if failures.has_failed_for_good(run):
+        return  # leave together, without a word
+    config = from_dict(args["config"])
+    context = RayContext(config, run, args["attempt"])
     if context.rank == 0:
-        log_to(run.log_txt)
+        log_to([RunLog(run.log_txt)])
     try:
-        train(from_dict(args["config"]), context)
-    except DfdetError as error:
-        record = {"message": str(error), "exit_code": error.exit_code, "rank": context.rank}
-        write_json_atomic(run.path / FAILURE, record)
-        _log_traceback(run)
+        train(config, context)
+    except Exception as error:
+        failures.record(run, context.rank, error)
         raise
-    except Exception:
-        _log_traceback(run)
-        raise
+    finally:
+        context.close()
 
 
-def log_to(path: Path) -> None:
-    """Sends this project's log to a file, a line an event."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    for name in ("dfdet", "ray_jobs", "shards"):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
+def on_sigterm(number: int, frame: FrameType | None) -> None:
+    """Lets the loop save a checkpoint and end; a second signal ends the process at once."""
+    if TERMINATED.is_set():
+        os._exit(128 + number)
+    TERMINATED.set()
 
 
-def _log_traceback(run: RunFolder) -> None:
-    with run.log_txt.open("a", encoding="utf-8") as file:
-        file.write(traceback.format_exc())
+def heed_sigterm() -> None:
+    """Takes SIGTERM over from Ray, which would end this process; only in its main thread."""
+    signal.signal(signal.SIGTERM, on_sigterm)

@@ -60,7 +60,7 @@ def apply_batched(images: Tensor, sizes: Tensor, parameters: Sequence[Parameters
 def _moved(images: Tensor, sides: NDArray[np.int64], parameters: Sequence[Parameters]) -> Tensor:
     """Flip and affine as one gather of pixels; black where nothing comes from inside the crop."""
     b, s = images.shape[:2]
-    terms = torch.from_numpy(_source_terms(sides, parameters, s)).to(images.device)
+    terms = torch.from_numpy(_source_terms(sides, parameters, s)).to(images.device, non_blocking=True)
     # A place is a term of its column plus a term of its row: one rounding, alike on all devices.
     x, y = (terms[axis, 0, :, None, :].add(terms[axis, 1, :, :, None]).round_() for axis in (0, 1))
     side = _column(sides.tolist(), images.device)
@@ -92,9 +92,11 @@ def _blurred(images: Tensor, sides: NDArray[np.int64], parameters: Sequence[Para
     if not rows:
         return images
     device = images.device
-    weights = torch.from_numpy(np.stack([blur_weights(parameters[row].sigma_px) for row in rows])).to(device)
-    mirror = torch.from_numpy(_mirrored(sides[rows], images.shape[1])).to(device)  # [n, S + 6]
-    chosen = torch.tensor(rows, device=device)
+    weights = torch.from_numpy(np.stack([blur_weights(parameters[row].sigma_px) for row in rows]))
+    mirror = torch.from_numpy(_mirrored(sides[rows], images.shape[1]))  # [n, S + 6]
+    weights, mirror, chosen = (
+        tensor.to(device, non_blocking=True) for tensor in (weights, mirror, torch.tensor(rows))
+    )
     values = images[chosen].float()
     values = _weighted(values.take_along_dim(mirror[:, None, :, None], 2), weights, 2)
     values = _weighted(values.take_along_dim(mirror[:, :, None, None], 1), weights, 1)

@@ -56,6 +56,9 @@ SILENCE_S = 30.0
 MAX_MANIFEST_BYTES = 2**30
 """Bound for what has no known size: 10^5 tars take about 30 MB (bytes)."""
 
+_JITTER = random.SystemRandom()
+"""Not the global generator: workers of one seed would all try again at the same moments."""
+
 _SECRET = re.compile(r"://(?:[^/@\s]*@|[^/@:\s]*:(?!\d+(?:/|$))[^@\s]*@)")
 _QUERY = re.compile(r"\?[^\s'\")\]]*")
 _TRY_AGAIN_4XX = (408, 425, 429)
@@ -200,7 +203,7 @@ def _persist(url: str, target: Path, size: int | None, retries: int, stop: Event
         except Exception as error:  # noqa: BLE001 - each storage has errors of its own
             cause = _judge(url, error)
         if attempt < retries:
-            pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * random.uniform(0.5, 1)  # noqa: S311
+            pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * _JITTER.uniform(0.5, 1)
             log.warning("%s: %s; try %d of %d in %.1f s", redact(url), cause, attempt + 2, retries + 1, pause)
             _pause(pause, stop)
     raise StorageError(

@@ -334,13 +334,59 @@ def test_damaged_newest_falls_back_to_the_one_before_with_a_warning(tmp_path, ca
     assert json.loads((tmp_path / "last.json").read_text())["step"] == 1
 
 
-@pytest.mark.parametrize(
-    "name", ["trained.safetensors", "optimizer.safetensors", "state.json", "config.json", "checksums.json"]
+FILES = (
+    "trained.safetensors",
+    "optimizer.safetensors",
+    "frozen.safetensors",
+    "state.json",
+    "config.json",
+    "crop.json",
+    "backbone.json",
+    "threshold.json",
+    "checksums.json",
 )
-def test_missing_file_is_damage(tmp_path, name):
-    first, second = _save(tmp_path, 1), _save(tmp_path, 2)
-    (second / name).unlink()
-    assert checkpoint.latest_valid(tmp_path) == first
+
+
+def _flip(path, place):
+    data = bytearray(path.read_bytes())
+    data[int(place * (len(data) - 1))] ^= 0x10
+    path.unlink()  # not in place: it may be linked to another checkpoint's
+    path.write_bytes(data)
+
+
+def _cut(path):
+    data = path.read_bytes()[:-1]
+    path.unlink()
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(lambda path, place=place: _flip(path, place) for place in (0, 0.3, 0.7, 1)),
+        _cut,
+        lambda path: (path.unlink(), path.touch()),
+        Path.unlink,
+    ],
+    ids=["first byte", "early byte", "late byte", "last byte", "cut short", "empty", "missing"],
+)
+def test_any_damage_to_any_file_falls_back_to_the_one_before_and_says_so(tmp_path, caplog, damage):
+    for number, name in enumerate(FILES):
+        folder = tmp_path / str(number)
+        parts = {"frozen": {"w": torch.ones(9)}, "extra": {"threshold.json": {"threshold": 0.5}}}
+        first, second = _save(folder, 1, **parts), _save(folder, 2, **parts)
+        damage(second / name)
+        caplog.clear()
+        assert checkpoint.latest_valid(folder) == first, name
+        assert f"{second}" in caplog.text and "trying the one before" in caplog.text
+        assert json.loads((folder / "last.json").read_text())["step"] == 1
+
+
+def test_the_listing_is_covered_too(tmp_path):
+    path = _save(tmp_path, 1)
+    assert {entry.name for entry in path.iterdir()} - {"checksums.json"} == set(
+        json.loads((path / "checksums.json").read_text())["files"]
+    )
 
 
 def test_newer_checkpoint_than_last_json_counts(tmp_path):
@@ -407,6 +453,38 @@ def test_prune_keeps_newest_best_and_last(tmp_path):
     checkpoint.prune(tmp_path, 2)
     kept = [f"step_0000000{step}" for step in (2, 3, 5, 6)]
     assert _names(tmp_path) == ["best.json", "last.json", *kept]
+
+
+def test_prune_keeps_as_many_best_as_asked_by_the_metric_in_their_state(tmp_path):
+    metrics = (0.9, 0.7, None, 0.8, 0.1, None)
+    for step, metric in enumerate(metrics, start=1):
+        _save(tmp_path, step, state={"metric": metric})
+    checkpoint.prune(tmp_path, 1, keep_best=2)
+    assert [name for name in _names(tmp_path) if name.startswith("step")] == [
+        f"step_0000000{step}" for step in (1, 4, 6)
+    ]
+
+
+def test_a_state_of_before_there_was_a_metric_in_it_is_read(tmp_path):
+    path = _save(tmp_path, 1)
+    state = json.loads((path / "state.json").read_text())
+    del state["metric"], state["metric_name"]
+    (path / "state.json").write_text(json.dumps(state))
+    assert checkpoint.load_state(path).metric is None
+
+
+def test_litter_of_a_kill_within_a_json_write_goes_with_the_resume(tmp_path):
+    path = _save(tmp_path, 1)
+    for folder in (tmp_path, path):
+        (folder / ".threshold.json.abcd.tmp").touch()
+    checkpoint.latest_valid(tmp_path)
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_the_name_of_the_metric_comes_from_the_best_itself(tmp_path):
+    _save(tmp_path, 1, state={"best_metric": 0.8, "best_step": 1, "metric": 0.8, "metric_name": "val/a/ap"})
+    checkpoint.latest_valid(tmp_path)  # the kill came before the first best.json
+    assert json.loads((tmp_path / "best.json").read_text())["metric"] == "val/a/ap"
 
 
 def test_resolve_takes_the_best_else_the_last(tmp_path):

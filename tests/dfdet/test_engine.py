@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from dfdet.clock import PARTS
 from dfdet.config import Config, Engine, Loss, Model, Optim
 from dfdet.data.loader import Batch
 from dfdet.detector import build_detector
@@ -102,6 +105,42 @@ def resumed_steps(rank: int, world: int, stages: tuple[int, int]) -> dict[str, A
     return {name: tensor.numpy() for name, tensor in engine.weights().items()}
 
 
+class Watch(TorchDispatchMode):
+    """Counts the operations that are called, collectives too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen[func.overloadpacket._qualified_op_name.split("::", 1)[-1]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def watched_step(rank: int, world: int, values: dict[str, Any]) -> dict[str, Any]:
+    """What the second step calls, and the time of its parts."""
+    config = config_for(**values)
+    layout = batch_layout(SAMPLES, world, config.engine.micro_batch)
+    engine = TrainEngine(build_detector(config), config, layout, rank, CPU)
+    engine.step(batch_of(0, rank, world), (0, 0, 0), 3e-3)
+    engine.clock.read()
+    with Watch() as watch:
+        engine.step(batch_of(1, rank, world), (0, 0, 1), 3e-3)
+    return {"seen": dict(watch.seen), "parts": engine.clock.read()}
+
+
+def clipped_norms(rank: int, world: int) -> list[float]:
+    """Norms of the first moments after a step, of a clipped and a free engine."""
+    norms = []
+    for clip in (1e-3, 0.0):
+        config = config_for(**{"optim.clip_norm": clip})
+        engine = TrainEngine(build_detector(config), config, batch_layout(SAMPLES, world, None), rank, CPU)
+        engine.step(batch_of(0, rank, world), (0, 0, 0), 3e-3)
+        moments = [slots["exp_avg"].flatten() for slots in engine.moments().values()]
+        norms.append(float(torch.cat(moments).norm() / (1 - config.optim.betas[0])))
+    return norms
+
+
 PLAIN = {"loss.alignment": 0.0, "loss.uniformity": 0.0, "loss.slerp": False}
 TOPOLOGIES: list[tuple[int, dict[str, Any]]] = [
     (2, {}),
@@ -115,6 +154,22 @@ TOPOLOGIES: list[tuple[int, dict[str, Any]]] = [
 ]
 NARROWER = [{"loss.pairwise_scope": scope, "engine.micro_batch": 4} for scope in ("step", "rank")]
 STAGES = [0, 1, 2, 3]
+MESSAGES: list[tuple[dict[str, Any], dict[str, int]]] = [
+    ({}, {"_allgather_base_": 1, "allreduce_": 1}),
+    ({"optim.clip_norm": 1.0}, {"_allgather_base_": 1, "allreduce_": 1}),
+    ({"engine.micro_batch": 2}, {"_allgather_base_": 1, "allreduce_": 1}),
+    (NARROWER[0], {"_allgather_base_": 2, "allreduce_": 2}),
+    (NARROWER[1], {"allreduce_": 1}),
+]
+HOST_READS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select"}
+COLLECTIVES = {
+    "_allgather_base_",
+    "allgather_",
+    "allreduce_",
+    "broadcast_",
+    "_reduce_scatter_base_",
+    "barrier",
+}
 HANDOVERS = [(0, 0), (0, 3), (3, 1), (2, 0)]
 
 
@@ -123,6 +178,8 @@ def all_cases(rank: int, world: int) -> dict[str, Any]:
     trained = [{}, PLAIN, PLAIN | {"engine.micro_batch": 2}, *NARROWER]
     trained += [values for ranks, values in TOPOLOGIES if ranks == world]
     found: dict[str, Any] = {str(values): train_steps(rank, world, values) for values in trained}
+    found |= {f"watched {values}": watched_step(rank, world, values) for values, _ in MESSAGES}
+    found["clipped"] = clipped_norms(rank, world)
     if world > 1:
         found |= {f"poison {stage}": poisoned_steps(rank, world, stage) for stage in STAGES}
         found |= {f"handover {stages}": resumed_steps(rank, world, stages) for stages in HANDOVERS}
@@ -172,6 +229,46 @@ def test_weights_and_moments_move_between_zero_stages(found: dict[int, Any], sta
     handed = found[2][0][f"handover {stages}"]
     for name, weight in found[1][0]["{}"]["weights"].items():
         np.testing.assert_allclose(handed[name], weight, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(("values", "messages"), MESSAGES, ids=str)
+def test_a_step_sends_few_messages(
+    found: dict[int, Any], values: dict[str, Any], messages: dict[str, int]
+) -> None:
+    for rank in found[2]:
+        seen = rank[f"watched {values}"]["seen"]
+        assert {name: count for name, count in seen.items() if name in COLLECTIVES} == messages
+
+
+@pytest.mark.parametrize(("values", "messages"), MESSAGES, ids=str)
+def test_a_lone_rank_sends_nothing(
+    found: dict[int, Any], values: dict[str, Any], messages: dict[str, int]
+) -> None:
+    assert not COLLECTIVES & set(found[1][0][f"watched {values}"]["seen"])
+
+
+@pytest.mark.parametrize(("values", "messages"), MESSAGES, ids=str)
+def test_nothing_in_a_step_is_read_by_the_host(
+    found: dict[int, Any], values: dict[str, Any], messages: dict[str, int]
+) -> None:
+    for world in (1, 2):
+        seen = found[world][0][f"watched {values}"]["seen"]
+        assert seen["native_layer_norm"] > 0
+        assert not HOST_READS & set(seen)
+
+
+def test_the_clock_tells_the_parts_of_a_step(found: dict[int, Any]) -> None:
+    alone, together = (found[world][0]["watched {}"]["parts"] for world in (1, 2))
+    assert tuple(alone) == PARTS
+    assert [part for part in PARTS if alone[part] == 0] == ["communication"]
+    assert all(seconds > 0 for seconds in together.values())
+
+
+def test_gradients_are_clipped_to_the_norm(found: dict[int, Any]) -> None:
+    for world in (1, 2):
+        clipped, free = found[world][0]["clipped"]
+        assert free > 2e-3
+        assert clipped == pytest.approx(1e-3, rel=1e-5)
 
 
 def test_every_trainable_parameter_is_in_exactly_one_group() -> None:

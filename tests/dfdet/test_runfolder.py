@@ -5,16 +5,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dfdet import ownership, runfolder
+from dfdet import linelog, ownership, runfolder
 from dfdet.atomic import write_json_atomic
 from dfdet.config import Config, from_json
-from dfdet.errors import RunFolderError
+from dfdet.errors import RunFolderError, TrainingError
 from dfdet.runfolder import RunFolder, changed_fields, default_name, may_change, read_metrics
 
 
@@ -205,6 +206,29 @@ def test_owner_that_was_replaced_stops_and_leaves_the_new_one_alone(tmp_path, mo
     assert (folder.path / "owner.json").exists()
 
 
+def test_a_folder_that_is_moved_away_and_back_stays_its_owners(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(ownership, "HEARTBEAT_SECONDS", 0.001)
+    folder, _ = RunFolder.claim(tmp_path, "run", Config())
+    for _ in range(100):
+        folder.path.rename(tmp_path / "away")
+        time.sleep(0.001)
+        (tmp_path / "away").rename(folder.path)
+        time.sleep(0.001)
+    assert folder.stop_requested() is None
+    assert len(caplog.records) <= 1  # a warning a minute, not one a heartbeat
+    folder.release()
+    assert not (folder.path / "owner.json").exists()
+
+
+def test_a_release_while_the_storage_is_away_is_no_failure(tmp_path):
+    folder, _ = RunFolder.claim(tmp_path, "run", Config())
+    folder.path.rename(tmp_path / "away")
+    folder.release()
+    (tmp_path / "away").rename(folder.path)
+    with pytest.raises(RunFolderError, match="in use"):  # until this process ends
+        RunFolder.claim(tmp_path, "run", Config())
+
+
 CLAIM = """
     import sys, time
     from pathlib import Path
@@ -299,7 +323,77 @@ def test_line_cut_short_by_a_kill_is_left_out_and_spoils_no_other(tmp_path):
     folder = RunFolder(tmp_path)
     folder.metrics_jsonl.write_text('{"step": 1}\n{"step": 2, "tr')
     folder.append_metrics({"step": 3})
-    assert read_metrics(folder.metrics_jsonl) == [{"step": 1}, {"step": 3}]
+    assert folder.metrics_jsonl.read_text() == '{"step": 1}\n{"step": 3}\n'
+
+
+def test_lines_of_a_storage_that_is_away_are_written_when_it_is_back_in_order_and_once(tmp_path, caplog):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.append_metrics({"step": 1})
+    folder.path.rename(tmp_path / "away")
+    for step in range(2, 5):
+        folder.append_metrics({"step": step})
+    assert folder.stop_requested() is None
+    assert not folder.path.exists()
+    with pytest.raises(TrainingError, match="No such file or directory"):
+        folder.flush_metrics()
+    (tmp_path / "away").rename(folder.path)
+    folder.append_metrics({"step": 5})
+    assert [record["step"] for record in read_metrics(folder.metrics_jsonl)] == [1, 2, 3, 4, 5]
+    (warning,) = caplog.records
+    assert "1 lines wait in memory" in warning.getMessage()
+
+
+def test_what_a_full_disk_took_of_the_lines_is_neither_lost_nor_doubled(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"step": 1})
+    pwrite, room = os.pwrite, [17]  # a line and a half
+
+    def full(descriptor, data, offset):
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        count, room[0] = min(len(data), room[0]), max(0, room[0] - len(data))
+        return pwrite(descriptor, bytes(data)[:count], offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        for step in (2, 3, 4):
+            folder.append_metrics({"step": step})
+        assert folder.metrics_jsonl.stat().st_size > 12
+    folder.flush_metrics()
+    assert folder.metrics_jsonl.read_text() == "".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4))
+
+
+def test_lines_in_memory_are_bounded(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(linelog, "KEPT", 3)
+    folder = RunFolder(tmp_path / "run")
+    for step in range(5):
+        folder.append_metrics({"step": step})
+    folder.path.mkdir()
+    folder.flush_metrics()
+    assert [record["step"] for record in read_metrics(folder.metrics_jsonl)] == [2, 3, 4]
+
+
+def test_a_resume_writes_the_final_record_again(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"step": 2, "a": 1})
+    folder.append_metrics({"step": 2, "final": True, "a": 1})
+    folder.truncate_metrics(2)
+    assert read_metrics(folder.metrics_jsonl) == [{"step": 2, "a": 1}]
+
+
+def test_a_claim_clears_what_a_kill_within_a_write_left(interrupted):
+    (interrupted.path / ".result.json.abcd.tmp").touch()
+    folder, _ = RunFolder.claim(interrupted.path.parent, "run", Config())
+    assert not list(folder.path.glob(".*"))
+    folder.release()
+
+
+def test_a_result_waits_for_a_storage_that_is_away(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    threading.Timer(0.2, folder.path.mkdir).start()
+    folder.write_result({"status": "finished"}, patience_s=30)
+    assert folder.read_result() == {"status": "finished"}
 
 
 def test_truncation_drops_what_a_resume_writes_again(tmp_path):

@@ -142,15 +142,34 @@ def test_a_rate_is_positive_and_never_above_the_peak(
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_deepspeed_gets_the_numbers_of_the_layout(stage: int) -> None:
     config = Config().replace({"engine.zero_stage": stage, "optim.clip_norm": 0.5})
-    made = deepspeed_config(config, batch_layout(96, 2, 16))
+    made = deepspeed_config(config, batch_layout(96, 2, 16), 104_450)
     assert made["train_batch_size"] == 96
     assert made["train_micro_batch_size_per_gpu"] == 16
     assert made["gradient_accumulation_steps"] == 3
-    assert made["zero_optimization"] == {"stage": stage}
-    assert made["gradient_clipping"] == 0.5
+    assert made["zero_optimization"]["stage"] == stage
+
+
+def test_deepspeed_clips_where_the_optimizer_does_not() -> None:
+    clipping = Config().replace({"optim.clip_norm": 0.5})
+    layout = batch_layout(8, 1, None)
+    made = [deepspeed_config(clipping.replace({"engine.zero_stage": s}), layout, 1) for s in (0, 1, 2, 3)]
+    assert [one["gradient_clipping"] for one in made] == [0.0, 0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("trainable", "bucket", "overlap"), [(104_450, 104_450, False), (304_000_000, 50_000_000, True)]
+)
+def test_gradients_go_in_one_message_where_they_are_few(trainable: int, bucket: int, overlap: bool) -> None:
+    zero = deepspeed_config(Config(), batch_layout(8, 1, None), trainable)["zero_optimization"]
+    assert (zero["reduce_bucket_size"], zero["overlap_comm"]) == (bucket, overlap)
+
+
+def test_deepspeed_does_not_time_steps_since_its_timer_waits_for_the_device() -> None:
+    made = deepspeed_config(Config(), batch_layout(8, 1, None), 1)
+    assert made["timers"]["throughput"] == {"enabled": False, "synchronized": False}
 
 
 def test_deepspeed_keeps_float32_under_bf16() -> None:
     config = Config().replace({"engine.precision": "bf16"})
-    made = deepspeed_config(config, batch_layout(8, 1, None))
+    made = deepspeed_config(config, batch_layout(8, 1, None), 1)
     assert {"bf16", "fp16", "torch_autocast"} & set(made) == set()

@@ -21,6 +21,10 @@ def no_ray_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def config(batch: int = 64, **run: Any) -> Config:
+    return Config(run=Run(**run), data=Data(global_batch=batch, sampling="single"))
+
+
 def refusal(run: Run, available: dict[str, float], *kinds: str) -> str:
     with pytest.raises(ConfigError) as caught:
         check_fits(run, available, kinds)
@@ -55,13 +59,31 @@ def test_more_workers_than_gpus_are_refused_with_the_arithmetic() -> None:
     )
 
 
+def test_of_elastic_workers_only_the_fewest_must_fit() -> None:
+    check_fits(Run(workers=(2, 8)), {"CPU": 2.0}, ("CPU",))
+    assert refusal(Run(workers=(4, 8)), {"CPU": 2.0}, "CPU") == (
+        "run.workers=[4, 8]: 4 x 1 CPU = 4, but Ray has 2 CPU;"
+        " set --run.workers 2 8 or --run.cpus_per_worker 0.5"
+    )
+
+
+def test_elastic_workers_need_room_for_a_count_that_divides_the_batch() -> None:
+    assert not check_resources(config(24, workers=(4, 8)), {"CPU": 5.0})
+    with pytest.raises(ConfigError) as caught:
+        check_resources(config(24, workers=(5, 8)), {"CPU": 5.0})
+    assert str(caught.value) == (
+        "run.workers=[5, 8]: there is room for 5, but no count from 5 to 5 divides data.global_batch=24;"
+        " lower the first of --run.workers, or join a larger cluster"
+    )
+
+
 def test_gpus_do_not_count_for_a_run_on_cpus() -> None:
     check_fits(Run(workers=4), {"CPU": 8.0}, ("CPU",))
 
 
 def test_cuda_without_a_gpu_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"has 0 GPU; set --run\.device cpu$"):
-        check_resources(Run(device="cuda"), {"CPU": 8.0})
+        check_resources(config(device="cuda"), {"CPU": 8.0})
 
 
 @pytest.mark.parametrize(
@@ -69,14 +91,14 @@ def test_cuda_without_a_gpu_is_refused() -> None:
     [("auto", 1.0, True), ("auto", 0.0, False), ("cpu", 1.0, False), ("cuda", 1.0, True)],
 )
 def test_cuda_is_used_where_it_is_asked_for_or_there(device: Any, gpus: float, cuda: bool) -> None:
-    assert check_resources(Run(device=device), {"CPU": 1.0, "GPU": gpus}) is cuda
+    assert check_resources(config(device=device), {"CPU": 1.0, "GPU": gpus}) is cuda
 
 
 def test_a_local_run_is_measured_by_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "logical_cpus", lambda: 3)
-    check_local(Run(workers=3, device="cpu"))
+    check_local(config(workers=2, device="cpu"))
     with pytest.raises(ConfigError, match="but Ray has 3 CPU"):
-        check_local(Run(workers=4, device="cpu"))
+        check_local(config(workers=4, device="cpu"))
 
 
 @pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR"])
@@ -86,7 +108,7 @@ def test_a_run_on_a_cluster_is_not_measured_by_this_machine(
     assert not joins_cluster()
     monkeypatch.setenv(name, "set")
     assert joins_cluster()
-    check_local(Run(workers=10_000))
+    check_local(config(10_000, workers=10_000))
 
 
 def test_cpus_are_those_that_this_process_may_use() -> None:

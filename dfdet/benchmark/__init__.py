@@ -1,0 +1,1 @@
+"""Measurements that need no data, no Ray and no pretrained weights: ``python -m dfdet.benchmark step``."""

@@ -1,0 +1,187 @@
+"""What more GPUs bring: predicted from a step's time, its messages and public link speeds.
+
+    python -m dfdet.benchmark scaling --step-ms 87.7 --batch-per-gpu 128 [--strong] [--weak]
+
+The prediction is arithmetic on plain numbers (:func:`predict`); with ``--weak`` the communication
+of this machine is held against the model, and 1 worker against 2 (``dfdet.benchmark.weak``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dfdet.benchmark.links import FABRICS, Fabric, Ranks, all_gather_s, all_reduce_s
+from dfdet.config import Config
+from dfdet.detector import build_detector
+
+FLOAT32 = 4
+"""Bytes of a float32."""
+EXTRA_COLUMNS = 2
+"""Label and mask, which travel with the features (columns)."""
+
+
+@dataclass(frozen=True)
+class ScalingOptions:
+    """Options of the ``scaling`` benchmark."""
+
+    step_ms: float = 87.7
+    """Step of one GPU at the batch per GPU, as `benchmark step` measures it. The default is 128 images at
+    1,460 images/s, the goal for ViT-L/14 on an H200 (milliseconds)."""
+    backbone: str = "ViT-L-14-quickgelu"
+    """Tower: gives the width of the features and, with `tuning`, the number of gradients."""
+    tuning: str = "ln"
+    """What trains: probe, ln, lora or full."""
+    batch_per_gpu: int = 128
+    """Samples of one GPU in a step (samples)."""
+    strong: bool = False
+    """Keep the global batch at `batch_per_gpu` and divide it, instead of keeping the batch per GPU."""
+    gpus_per_node: int = 8
+    """GPUs that share a node's network cards (GPUs)."""
+    loss_tflops: float = 67.0
+    """Speed of the loss, which is float32: H100's and H200's data sheet (TFLOP/s)."""
+    weak: bool = False
+    """Also measure here: gloo's messages against the model, and 1 worker against 2 at equal batch each."""
+    weak_backbone: str = "tiny"
+    """Tower of the measured workers."""
+    weak_batch: int = 16
+    """Samples of one measured worker (samples)."""
+    rounds: int = 9
+    """Rounds that are measured in turn; the table has medians (rounds)."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a step costs one GPU and the network."""
+
+    compute_s: float
+    """Step of one GPU alone at ``batch`` samples, its loss included (seconds)."""
+    batch: int
+    """Samples of it (samples)."""
+    features: int
+    """Width of the features that are gathered (columns)."""
+    trainable: int
+    """Gradients that are reduced (elements)."""
+    loss_flops_per_s: float
+    """Speed of the loss (FLOP/s)."""
+
+    def gather_bytes(self, samples: int) -> int:
+        """Message of one rank with so many samples: features, labels, mask."""
+        return samples * (self.features + EXTRA_COLUMNS) * FLOAT32
+
+    @property
+    def reduce_bytes(self) -> int:
+        """Message of the gradients."""
+        return self.trainable * FLOAT32
+
+    def loss_s(self, samples: int) -> float:
+        """The whole loss over a global batch, which every rank computes."""
+        return loss_flops(samples, self.features) / self.loss_flops_per_s
+
+
+def loss_flops(samples: int, features: int) -> float:
+    """FLOPs of the loss forward and backward: the Gram matrix of uniformity, and the head.
+
+    The matrix is 2 N^2 D forward and twice that backward; the head of two classes 2 N D 2, thrice. All
+    else is O(N D), or elementwise over [N, N].
+    """
+    return 3 * 2.0 * samples * features * (samples + 2)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One GPU count on one fabric."""
+
+    gpus: int
+    gather_s: float
+    reduce_s: float
+    loss_s: float
+    """Of the global batch (seconds)."""
+    step_s: float
+    efficiency: float
+    """Images a GPU-second relative to one GPU alone."""
+
+
+def predict(cost: StepCost, fabric: Fabric, gpus: int, strong: bool = False) -> Prediction:
+    """The step on ``gpus`` GPUs, nothing overlapped and no rank slower than another.
+
+    Args:
+        strong: The global batch stays that of one GPU; compute is taken as proportional to the batch.
+    """
+    share = gpus if strong else 1
+    batch = cost.batch // share
+    ranks = Ranks(fabric, gpus)
+    gather, reduce = all_gather_s(cost.gather_bytes(batch), ranks), all_reduce_s(cost.reduce_bytes, ranks)
+    alone, loss = cost.loss_s(cost.batch), cost.loss_s(batch * gpus)
+    step = (cost.compute_s - alone) / share + loss + gather + reduce
+    return Prediction(gpus, gather, reduce, loss, step, cost.compute_s / (share * step))
+
+
+def gpu_counts(most: int = 256, divides: int | None = None) -> list[int]:
+    """1, 2, 4 ... GPUs; those that leave each at least one of ``divides`` samples, equally many."""
+    counts = [2**power for power in range(most.bit_length()) if 2**power <= most]
+    return [count for count in counts if divides is None or divides % count == 0]
+
+
+def step_cost(options: ScalingOptions) -> StepCost:
+    """The numbers of a step of the options' model, which is built without weights."""
+    config = Config().replace(
+        {"model.backbone": options.backbone, "model.pretrained": None, "tuning.mode": options.tuning}
+    )
+    device = torch.device("cpu" if options.backbone == "tiny" else "meta")  # tiny's stem needs values
+    with device:
+        detector = build_detector(config, device=device)
+    return StepCost(
+        compute_s=options.step_ms / 1000,
+        batch=options.batch_per_gpu,
+        features=int(detector.tower.output_dim),  # type: ignore[arg-type]
+        trainable=sum(p.numel() for p in detector.trainable().values()),
+        loss_flops_per_s=options.loss_tflops * 1e12,
+    )
+
+
+def plan_lines(options: ScalingOptions, cost: StepCost) -> list[str]:
+    """The tables and what they assume."""
+    counts = gpu_counts(divides=options.batch_per_gpu if options.strong else None)
+    fabrics = [Fabric(f.inside, f.between, f.cards, options.gpus_per_node) for f in FABRICS]
+    links = {link.name: link.origin for f in fabrics for link in (f.inside, f.between)}
+    kind = f"global batch {cost.batch}" if options.strong else f"{cost.batch} samples a GPU"
+    return [
+        f"{options.backbone}, tuning {options.tuning}, {kind}: {cost.compute_s * 1e3:.1f} ms a step alone",
+        f"messages of a rank and step: features {cost.gather_bytes(cost.batch) / 1e3:.0f} kB"
+        f"{' in all' if options.strong else ''}, gradients {cost.reduce_bytes / 1e3:.0f} kB",
+        "",
+        *_table(cost, fabrics, counts, options.strong),
+        "",
+        "comm: gather of the features and reduction of the gradients, on each fabric. loss: every rank",
+        "computes the loss of the global batch; its float32 [N, N] matrices are counted by FLOPs alone.",
+        f"Assumed: {options.gpus_per_node} GPUs a node, nodes filled in order; nothing overlaps; no rank is"
+        " slower than another;",
+        "data keep up; the better of ring and tree. Links, one way:",
+        *(f"  {name}: {origin}" for name, origin in links.items()),
+    ]
+
+
+def _table(cost: StepCost, fabrics: list[Fabric], counts: list[int], strong: bool) -> list[str]:
+    heads = "".join(f"{fabric.name:>30}" for fabric in fabrics)
+    lines = [
+        f"{'GPUs':>5}{'batch':>8}{'loss ms':>9}{heads}",
+        f"{'':22}" + f"{'comm ms  efficiency':>30}" * len(fabrics),
+    ]
+    for gpus in counts:
+        found = [predict(cost, fabric, gpus, strong) for fabric in fabrics]
+        samples = cost.batch if strong else cost.batch * gpus
+        cells = "".join(f"{(p.gather_s + p.reduce_s) * 1e3:>18.3f}{p.efficiency:>12.1%}" for p in found)
+        lines.append(f"{gpus:>5}{samples:>8}{found[0].loss_s * 1e3:>9.2f}{cells}")
+    return lines
+
+
+def run(options: ScalingOptions) -> int:
+    """Prints the prediction, and with ``weak`` what was measured here; gives the exit code."""
+    print("\n".join(plan_lines(options, step_cost(options))))
+    if options.weak:
+        from dfdet.benchmark.weak import measured_lines
+
+        print("\n" + "\n".join(measured_lines(options)))
+    return 0

@@ -1,0 +1,273 @@
+"""A run without Ray: one process, or the group that torchrun started.
+
+All ranks parse the same command line; the first claims the folder, logs and records. They leave
+together: a rank that fails says so in the folder before its connections close, so that the others,
+who only see these close, stay silent.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dfdet.atomic import to_json, write_bytes_once
+from dfdet.cli import parse
+from dfdet.config import Config, named_sets
+from dfdet.config_checks import usable_workers
+from dfdet.context import Group, LocalContext, join_group, text_from_first
+from dfdet.data.remote import is_url, refuse_secrets
+from dfdet.data.sets import open_run_data
+from dfdet.errors import ConfigError, DfdetError, RunFolderError, ShardSetError
+from dfdet.interrupts import Interrupts
+from dfdet.recipes import DEMO_SHARDS
+from dfdet.runfolder import RunFolder, default_name
+from dfdet.runlog import RunLog, log_to
+from dfdet.saver import PeerFailedError
+from dfdet.summary import show_result
+
+logger = logging.getLogger(__name__)
+
+PROG = "python -m dfdet"
+FAILURE = "failure.json"
+"""The first failure of a group, in the run folder."""
+
+
+def main(argv: Sequence[str], interrupts: Interrupts) -> int:
+    """Runs the command line in this rank; gives the exit code (0, 1, 2, 130, 143).
+
+    Raises:
+        DfdetError: What this rank has to tell, and no other on its machine.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        log_to([logging.StreamHandler(sys.stdout)])
+    try:
+        config = prepare(parse(argv, PROG))
+    except DfdetError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return error.exit_code  # as its neighbour tells
+        raise
+    group = join_group(config.run.device)
+    folder, status, code = claim_together(config, group)
+    if folder is None:
+        return code
+    if status == "finished":
+        if group.rank == 0:
+            logger.info("%s: already finished; its result:", folder.path)
+            show_result(folder.read_result() or {}, folder.result_json)
+        return 0
+    config = config.replace({"run.name": folder.path.name})
+    try:
+        code = train_claimed(config, LocalContext(folder, config.run.device), interrupts)
+        dist.destroy_process_group()
+        return code
+    except Exception as error:  # noqa: BLE001 - told once, by one rank
+        return fail(error, folder, group)
+    finally:
+        folder.release()
+
+
+# ---------------------------------------------------------------- before the group is joined
+
+
+def prepare(config: Config) -> Config:
+    """The config with absolute paths, a name and a device; refuses what cannot run here.
+
+    Raises:
+        ConfigError: Other workers than processes, or no CUDA.
+        ShardSetError: The demo set is not built.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if problem := workers_problem(config, world):
+        raise ConfigError(problem)
+    config = with_absolute_paths(config)
+    check_demo_is_built(config)
+    return config.replace(
+        {"run.device": device_of(config), "run.name": config.run.name or default_name(config.run.recipe)}
+    )
+
+
+def workers_problem(config: Config, world: int) -> str | None:
+    """Why so many processes are not those of the config, with the remedy; None if they are."""
+    if usable_workers(config, world) == world:
+        return None
+    run = config.run
+    asked = run.workers if isinstance(run.workers, int) else list(run.workers)
+    wanted = usable_workers(config, run.most_workers)
+    here = "this is one process" if world == 1 else f"torchrun started {world} processes"
+    return (
+        f"run.workers={asked}: {here}; start as many, with torchrun --nproc_per_node {wanted} -m dfdet ...,"
+        f" or set --run.workers {world}"
+    )
+
+
+def device_of(config: Config) -> str:
+    """``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: There is no CUDA device, or none for this process.
+    """
+    count, local_rank = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
+    if config.run.device == "cpu" or (config.run.device == "auto" and not count):
+        return "cpu"
+    if local_rank >= count:
+        raise ConfigError(
+            f"run.device={config.run.device}: process {local_rank} of this machine has no GPU (there are"
+            f" {count}); start fewer processes, or set --run.device cpu"
+        )
+    return "cuda"
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The config as :mod:`ray_jobs.train` would store it, so that either program resumes the other's run."""
+    data, pretrained = config.data, config.model.pretrained
+    is_file = pretrained is not None and ("/" in pretrained or Path(pretrained).suffix != "")
+    sets = {
+        f"data.{split}": tuple(f"{name}={absolute(path)}" for name, path in named_sets(entries).items())
+        for split, entries in (("val", data.val), ("test", data.test))
+    }
+    return config.replace(
+        {
+            "run.storage": absolute(config.run.storage),
+            "data.train": tuple(map(absolute, data.train)),
+            **sets,
+            "data.cache_dir": data.cache_dir if data.cache_dir.startswith("~") else absolute(data.cache_dir),
+            "model.pretrained": absolute(pretrained) if is_file and pretrained else pretrained,
+        }
+    )
+
+
+def absolute(path: str) -> str:
+    """A path from the root; a URL as it is, if it holds no secret."""
+    if is_url(path):
+        return refuse_secrets(path)
+    return os.path.normpath(Path.cwd() / Path(path).expanduser())
+
+
+def check_demo_is_built(config: Config) -> None:
+    """Refuses a demo set that is not there, with the command that makes it.
+
+    Raises:
+        ShardSetError: As said.
+    """
+    data, folder = config.data, Path(absolute(DEMO_SHARDS))
+    paths = [*data.train, *named_sets(data.val).values(), *named_sets(data.test).values()]
+    for path in map(Path, paths):
+        if path.parent == folder and not path.exists():
+            raise ShardSetError(
+                f"{path}: the demo set is not built; build it with: python -m shards demo --out {DEMO_SHARDS}"
+            )
+
+
+# ---------------------------------------------------------------- all ranks together
+
+
+def claim_together(config: Config, group: Group) -> tuple[RunFolder | None, str, int]:
+    """The run folder, claimed by the first rank, and its status; None and a code where it may not be.
+
+    Raises:
+        DfdetError: The first rank's: why not.
+    """
+    folder: RunFolder | None = None
+    refused: DfdetError | None = None
+    answer: dict[str, Any] = {}
+    if group.rank == 0:
+        try:
+            check(config)
+            folder, status = RunFolder.claim(Path(config.run.storage), str(config.run.name), config)
+            answer = {"name": folder.path.name, "status": status}
+            if status != "finished":
+                (folder.path / FAILURE).unlink(missing_ok=True)
+        except (DfdetError, OSError) as error:
+            refused = error if isinstance(error, DfdetError) else RunFolderError(str(error))
+            answer = {"code": refused.exit_code}
+    answer = json.loads(text_from_first(json.dumps(answer), group))
+    if refused is not None:
+        raise refused
+    if "code" in answer:
+        return None, "refused", answer["code"]
+    folder = folder or RunFolder(Path(config.run.storage) / answer["name"])
+    return folder, answer["status"], 0
+
+
+def check(config: Config) -> None:
+    """Refuses, before a run folder is made, what would fail in all ranks.
+
+    Raises:
+        DfdetError: Sets that are missing or damaged, an unknown tower.
+    """
+    from dfdet.backbone import check_backbone
+
+    open_run_data(config)
+    check_backbone(config.model)
+
+
+def train_claimed(config: Config, context: LocalContext, interrupts: Interrupts) -> int:
+    """Trains; gives the exit code, the same on all ranks."""
+    from dfdet.train import train  # after the claim: a refused or finished run waits for no import
+
+    folder, first = context.run, context.rank == 0
+    if first:
+        log_to([RunLog(folder.log_txt), logging.StreamHandler(sys.stdout)])
+        logger.info("run folder: %s", folder.path)
+    interrupts.ask(context)
+    result = train(config, context)
+    if result["status"] == "finished":  # no collective any more: a rank may be killed, the run is done
+        if first:
+            show_result(result, folder.result_json)
+        return 0
+    number = torch.tensor(interrupts.number or 0, device=context.device)
+    dist.all_reduce(number, op=dist.ReduceOp.MAX)
+    if first:
+        logger.info("stopped (%s); go on with --run.name %s", result["reason"], folder.path.name)
+    return 128 + int(number) if number else 1
+
+
+def fail(error: Exception, folder: RunFolder, group: Group) -> int:
+    """The exit code of a rank that failed; the one that failed first raises its one clear line.
+
+    Raises:
+        DfdetError: In the rank that was the first to fail.
+    """
+    if isinstance(error, PeerFailedError):
+        return 1
+    message = str(error) if isinstance(error, DfdetError) else _in_a_line(error, group)
+    told = DfdetError(f"{message} (log: {folder.log_txt})")
+    told.exit_code = error.exit_code if isinstance(error, DfdetError) else 1
+    first = _first_failure(folder, {"message": message, "exit_code": told.exit_code, "rank": group.rank})
+    if first is not None:
+        return int(first["exit_code"])
+    try:
+        with folder.log_txt.open("a", encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)))
+        folder.write_result({"status": "failed", "message": message, "metrics": {}})
+    except (OSError, DfdetError):
+        logger.warning("%s: cannot be written either", folder.path)
+    raise told from error
+
+
+def _in_a_line(error: Exception, group: Group) -> str:
+    text = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    if group.world_size > 1 and "onnection" in text:
+        return f"lost another worker ({text}); start again with the same --run.name to go on"
+    return text
+
+
+def _first_failure(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any] | None:
+    """Records a failure; gives the one that another rank has recorded before, if one has."""
+    path = folder.path / FAILURE
+    try:
+        write_bytes_once(path, to_json(record).encode())
+    except FileExistsError:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError:
+        pass  # a storage that cannot tell leaves it open
+    return None
