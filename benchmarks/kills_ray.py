@@ -96,10 +96,7 @@ class Command:
                 self.kill("cluster")
                 return f"not done after {TIMEOUT_S:.0f} s: {self._tail()}"
             time.sleep(0.2)
-        left = [process for process in self._left() if psutil.pid_exists(process.pid)]
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        left = self._left()
         shutil.rmtree(self._temporary, ignore_errors=True)
         if left:
             return f"processes left: {[process.pid for process in left]}"
@@ -107,7 +104,19 @@ class Command:
         return "" if code in (0, -signal.SIGKILL) else f"exit code {code}: {self._tail()}"
 
     def _left(self) -> list[psutil.Process]:
-        return psutil.wait_procs(list(self._seen), timeout=LEAVE_S)[1]
+        """Processes that did not go by themselves, ended now.
+
+        Ray's two agents of a node are ended first: without its head they try for a minute to report
+        to it, and hold nothing of the run.
+        """
+        agents = [process for process in self._seen if "Agent" in _command_line(process)]
+        for process in agents if self._driver.returncode else []:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        left = psutil.wait_procs(list(self._seen), timeout=LEAVE_S)[1]
+        for process in left:
+            process.kill()
+        return list(left)
 
     def _tail(self) -> str:
         return " ".join(self.output.read_text(errors="replace")[-500:].split())

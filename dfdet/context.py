@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from dfdet.runfolder import RunFolder
+from dfdet.tracking import TensorBoard
 
 GROUP_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others in a collective."""
@@ -65,18 +66,24 @@ class LocalContext:
     def __post_init__(self) -> None:
         group = join_group(self.device_name)
         self.rank, self.world_size, self.device = group.rank, group.world_size, group.device
+        self.tensorboard = TensorBoard(self.run.path / "tensorboard")
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Keeps the metrics."""
         self.reports.append(metrics)
 
     def record(self, metrics: dict[str, Any]) -> None:
-        """Keeps the metrics in the run folder."""
+        """Keeps the metrics in the run folder, for TensorBoard too."""
         self.run.append_metrics(metrics)
+        self.tensorboard.record(metrics)
 
     def stop_reason(self) -> str | None:
         """What this process was told, or the reason that lies in the run folder."""
         return self.stop or (self.run.stop_requested() if self.rank == 0 else None)
+
+    def close(self) -> None:
+        """Writes what TensorBoard still waits for."""
+        self.tensorboard.close()
 
     def in_danger(self) -> bool:
         """Never: a signal ends the run, with a checkpoint, at the next log step."""

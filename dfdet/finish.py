@@ -12,6 +12,7 @@ from dfdet.context import Context, from_first
 from dfdet.data.sets import RunData
 from dfdet.detector import build_detector
 from dfdet.evaluate import Scores, score_index
+from dfdet.patience import patiently
 from dfdet.resume import restore
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def evaluate_best(config: Config, context: Context, data: RunData) -> tuple[dict
     the test sets.
     """
     folder = context.run.checkpoints
-    first = context.rank == 0
+    first, patience_s = context.rank == 0, config.engine.storage_patience_s
     step = from_first(checkpoint.load_state(checkpoint.resolve(folder)).step if first else 0, context)
     best = folder / checkpoint.step_name(step)
     detector = build_detector(config, device=context.device)
@@ -41,9 +42,10 @@ def evaluate_best(config: Config, context: Context, data: RunData) -> tuple[dict
         scores = score_index(detector, detector, index, config, context)
         found |= scores.metrics("test", name, fitted.threshold if fitted else None)
         if first:
-            _histogram(scores, context.run.plots / f"scores-{name}.png")
+            _histogram(scores, context.run.plots / f"scores-{name}.png", patience_s)
     if first and fitted is not None:
-        checkpoint.add_json(best, "threshold.json", fitted.model_dump())
+        record = fitted.model_dump()
+        patiently(lambda: checkpoint.add_json(best, "threshold.json", record), str(best), patience_s)
     return found, best
 
 
@@ -53,6 +55,8 @@ def _fit(scores: Scores, name: str) -> threshold.Threshold | None:
     return threshold.fit(scores.labels, scores.scores, index.digest, name, video=video, logits=scores.logits)
 
 
-def _histogram(scores: Scores, path: Path) -> None:
+def _histogram(scores: Scores, path: Path, patience_s: float) -> None:
     methods = [scores.index.methods[code] for code in scores.index.method[scores.ids]]
-    plots.score_histogram(scores.labels, scores.scores, methods, path)
+    patiently(
+        lambda: plots.score_histogram(scores.labels, scores.scores, methods, path), str(path), patience_s
+    )

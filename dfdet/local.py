@@ -219,7 +219,10 @@ def train_claimed(config: Config, context: LocalContext, interrupts: Interrupts)
         log_to([RunLog(folder.log_txt), logging.StreamHandler(sys.stdout)])
         logger.info("run folder: %s", folder.path)
     interrupts.ask(context)
-    result = train(config, context)
+    try:
+        result = train(config, context)
+    finally:
+        context.close()
     if result["status"] == "finished":  # no collective any more: a rank may be killed, the run is done
         if first:
             show_result(result, folder.result_json)

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
 
 
 @dataclass
 class Startup:
     """Seconds of each part of a start, in order; a driver hands its own on to the workers.
 
-    Parts are told apart by the wall clock: those that end on another host than they began on are off
-    by what the clocks differ.
+    Parts are told apart by the wall clock: one that ends on another host than it began on is off by
+    what the clocks differ.
     """
 
     begun: float = field(default_factory=time.time)
     """When the command began (seconds since 1970)."""
     parts: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of_process(cls) -> Self:
+        """Begins with this process, before its imports; now, where the system does not tell."""
+        try:
+            ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+            age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError, AttributeError):
+            return cls()
+        return cls(time.time() - max(0.0, age))
 
     def mark(self, part: str) -> None:
         """Ends a part: it lasted since the end of the one before."""

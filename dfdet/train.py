@@ -29,6 +29,7 @@ from dfdet.evaluate import score_index
 from dfdet.gather import all_gather_rows
 from dfdet.losses import Terms
 from dfdet.meter import Meter
+from dfdet.patience import patiently
 from dfdet.result import versions
 from dfdet.saver import leave_together, wait_together
 from dfdet.schedule import batch_layout, learning_rate
@@ -92,11 +93,12 @@ def conclude(result: dict[str, Any], context: Context, patience_s: float) -> Non
     run = context.run
     journal.say_speed(result["speed"])
     if result["status"] == "finished":
-        context.record({"step": result["step"], "epoch": result["epoch"], **result["metrics"]})
+        # a kill between this and result.json must not double it: a resume drops what is final
+        context.record({"step": result["step"], "epoch": result["epoch"], "final": True, **result["metrics"]})
     else:
         logger.info("stopped at step %d (%s)", result["step"], result["reason"])
     run.flush_metrics(patience_s)
-    plots.training_curves(run.metrics_jsonl, run.plots)
+    patiently(lambda: plots.training_curves(run.metrics_jsonl, run.plots), str(run.plots), patience_s)
     run.write_result(result, patience_s)
 
 
@@ -261,10 +263,11 @@ class Trainer:
             scores = score_index(self.engine.detector, self.engine.engine, index, self.config, self.context)
             found |= scores.metrics("val", name)
         best = bool(found) and self._judge(found)
-        path = self._checkpoint(found.get(self._best_name) if found else None, best=best)
         if self.first and found:
             self.context.record({"step": self.state.step, "epoch": self.state.epoch, **found})
             journal.say_epoch(self.state.epoch, epochs, found, best=best)
+        # after the record: a kill between the two repeats the epoch's end, and loses nothing
+        path = self._checkpoint(found.get(self._best_name) if found else None, best=best)
         plain = {name: float(value) for name, value in found.items() if value is not None}
         self.context.report(
             plain | {"epoch": self.state.epoch, "step": self.state.step, "checkpoint_path": str(path)}

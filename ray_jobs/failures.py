@@ -54,11 +54,13 @@ def record(run: RunFolder, rank: int, error: Exception) -> None:
     if isinstance(error, SupersededError):
         return  # the folder is another attempt's
     try:
-        with run.log_txt.open("a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)))
+        if came_from_a_peer(error):
+            _log(run, f"worker {rank} lost another one ({_name(error)})\n")
+            return
+        _log(run, "".join(traceback.format_exception(error)))
         if isinstance(error, DfdetError):
             _fail(run, rank, str(error), error.exit_code)
-        elif not came_from_a_peer(error):
+        else:
             _count(run, rank, error)
     except OSError as unwritten:  # the storage is away, which may be the failure itself
         logger.error("rank %d failed, which cannot be recorded: %s", rank, unwritten)
@@ -83,6 +85,12 @@ def _count(run: RunFolder, rank: int, error: Exception) -> None:
     else:
         with (notices(run) / CRASHES).open("a", encoding="utf-8") as file:
             file.write(to_json(crash) + "\n")
+
+
+def _log(run: RunFolder, text: str) -> None:
+    """Adds to the log of the run, which in this process may be the first rank's alone."""
+    with run.log_txt.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _fail(run: RunFolder, rank: int, message: str, code: int) -> None:

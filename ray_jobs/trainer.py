@@ -29,7 +29,7 @@ def torch_trainer(
     of an earlier one leave the folder alone from now on.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     trainer_class: Any = TorchTrainer
     elastic = not isinstance(config.run.workers, int)
@@ -45,7 +45,7 @@ def torch_trainer(
             "folder": str(folder.path),
             "attempt": attempt,
         },
-        torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
+        torch_config=_torch_config("nccl" if cuda else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.run.workers,  # type: ignore[arg-type]
             use_gpu=cuda,
@@ -64,6 +64,28 @@ def torch_trainer(
             callbacks=[_sigterm_callback(), *(callbacks or [])],
         ),
     )
+
+
+def _torch_config(backend: str) -> Any:
+    """Torch's process group in each worker, as Ray makes it, but never taken down before the worker.
+
+    Before it ends the workers of a group that failed or is resized, Ray Train destroys the process
+    group in each; one that still runs would find itself alone, and train and save on as if it were.
+    """
+    from ray.train.torch import TorchConfig
+
+    ray_backend: Any = TorchConfig().backend_cls
+
+    class Backend(ray_backend):  # type: ignore[misc]
+        def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+            """Nothing: the process ends next, and its group with it."""
+
+    class Config(TorchConfig):
+        @property
+        def backend_cls(self) -> Any:
+            return Backend
+
+    return Config(backend=backend)
 
 
 def _sigterm_callback() -> Any:

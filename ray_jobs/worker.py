@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -15,6 +16,8 @@ from dfdet.runfolder import RunFolder
 from dfdet.runlog import RunLog, log_to
 from ray_jobs import failures
 from ray_jobs.notices import check_current, checkpoint_wanted
+
+logger = logging.getLogger(__name__)
 
 LAST_CALL_S = 15.0
 """Before a node's announced end (seconds): time for a second checkpoint, of what followed the first."""
@@ -79,7 +82,10 @@ class RayContext:
         Each notice once, and once more shortly before a node's announced end.
         """
         heeded, self._heeded = self._heeded, [self._preemption(), self._wanted()]
-        return any(new is not None and new != old for new, old in zip(self._heeded, heeded, strict=True))
+        danger = any(new is not None and new != old for new, old in zip(self._heeded, heeded, strict=True))
+        if danger and self._heeded[0] != heeded[0] and self.rank == 0:
+            logger.warning("%s: saving a checkpoint", _describe(self._heeded[0][0]))
+        return danger
 
     def _preemption(self) -> tuple[Any, bool] | None:
         info = self._preemption_info() if self._preemption_info else None
@@ -93,6 +99,13 @@ class RayContext:
     def close(self) -> None:
         """Sends what the trackers still hold."""
         self.trackers.close()
+
+
+def _describe(info: Any) -> str:
+    """Ray's notice of nodes that go away, in one line."""
+    left_s = None if info.deadline_ms is None else info.deadline_ms / 1000 - time.time()
+    end = "soon" if left_s is None else f"in {left_s:.0f} s"
+    return f"the nodes of workers {info.preempted_ranks} go away {end}"
 
 
 def train_worker(args: dict[str, Any]) -> None:

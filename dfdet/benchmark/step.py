@@ -66,6 +66,8 @@ class StepOptions:
     """Gradient checkpointing of our tower."""
     threads: int | None = None
     """Threads on a CPU; None: torch's own choice. One thread gives the steadiest CPU time (threads)."""
+    stock: bool = True
+    """Rows of open_clip's own tower, on a CPU under autocast some 10 to 25 times slower than the rest."""
     errors: bool = True
     """Errors against float64, which need 8 bytes a parameter and a double-precision step."""
 
@@ -136,7 +138,8 @@ def _contenders(
         steps += [public_step("transformers", p, theirs, pooled(theirs), dim, device) for p in PRECISIONS]
     except ImportError as error:
         notes.append(f"transformers: rows missing, it is not installed ({error}); pip install transformers")
-    steps += [public_step("open_clip", p, stock, stock, dim, device) for p in PRECISIONS]
+    if options.stock:
+        steps += [public_step("open_clip", p, stock, stock, dim, device) for p in PRECISIONS]
     return detector, steps, notes, partial(_exact, stock) if options.errors else None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from dataclasses import asdict
 
@@ -35,3 +37,13 @@ def test_a_host_whose_clock_is_behind_takes_no_time_back(monkeypatch: pytest.Mon
     monkeypatch.setattr(time, "time", lambda: 101.0)
     start.mark("workers")
     assert start.parts["workers"] == 0.0
+
+
+def test_a_process_knows_when_it_began() -> None:
+    code = (
+        "import time; time.sleep(0.5); before = time.time()\n"
+        "from dfdet.startup import Startup; print(before - Startup.of_process().begun)"
+    )
+    begun = time.time()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0.49 < float(done.stdout) <= time.time() - begun + 0.02  # whole ticks
