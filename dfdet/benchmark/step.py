@@ -38,7 +38,7 @@ from dfdet.flops import Peak, peak, trace
 from dfdet.openclip import OpenClipTower
 
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
-ERROR_IMAGES = 2
+ERROR_IMAGES = 4
 """Images that the exactness is measured on (images)."""
 
 
@@ -181,11 +181,10 @@ def measure(
     exact: Callable[[Tensor], Outcome] | None = None,
 ) -> list[Row]:
     """Exactness first, since steps change the weights; then memory; then time. The floor comes last."""
-    few = images[:ERROR_IMAGES]
+    few = images.new_empty(ERROR_IMAGES, *images.shape[1:]).normal_()
     reference = exact(few) if exact else None
     errors = [outcome(c.forward, c.norms, few).error(reference) if reference else None for c in contenders]
-    pair = images.new_empty(2, *images.shape[1:]).normal_()
-    saved = [saved_memory(c.forward, c.tower.parameters(), pair, options.batch) for c in contenders]
+    saved = [saved_memory(c.forward, c.tower.parameters(), few[:2], options.batch) for c in contenders]
     steps: list[Callable[[], None]] = [partial(c.step, images, labels) for c in contenders]
     peaks = [peak_mib(step, device) for step in steps]
     interleaved([*steps, floor], 1, device)  # the first calls allocate
