@@ -1,6 +1,6 @@
 """What a training process knows of its surroundings; the loop knows nothing else of them.
 
-``LocalContext`` is one process, or one of a group started by torchrun; ``ray_jobs.context`` has the
+``LocalContext`` is one process, or one of a group started by torchrun; ``ray_jobs.worker`` has the
 implementation for Ray Train workers.
 """
 

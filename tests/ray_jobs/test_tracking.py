@@ -116,6 +116,8 @@ def wandb_records(path: Path) -> Iterator[bytes]:
             at += BLOCK - at % BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", data, at)
+        if at + HEADER + length > len(data):
+            return  # half written
         record += data[at + HEADER : at + HEADER + length]
         at += HEADER + length
         if kind in {1, 4}:  # whole, last part
@@ -123,12 +125,20 @@ def wandb_records(path: Path) -> Iterator[bytes]:
             record = b""
 
 
-def wandb_rows(run: RunFolder) -> tuple[list[Any], list[dict[str, str]]]:
-    """Run records and rows of history of all offline runs."""
+def wandb_rows(run: RunFolder, finished: int = 1) -> tuple[list[Any], list[dict[str, str]]]:
+    """Run records and rows of history of all offline runs, once so many are written to their end.
+
+    W&B's service may still write when ``finish`` has returned.
+    """
     from wandb.proto.wandb_internal_pb2 import Record
 
-    paths = sorted(run.path.glob("wandb/offline-run-*/*.wandb"))
-    records = [Record.FromString(data) for path in paths for data in wandb_records(path)]
+    records: list[Any] = []
+    deadline = time.monotonic() + 60
+    while [record.WhichOneof("record_type") for record in records].count("exit") < finished:
+        assert time.monotonic() < deadline, "W&B has not written its files"
+        time.sleep(0.1)
+        paths = sorted(run.path.glob("wandb/offline-run-*/*.wandb"))
+        records = [Record.FromString(data) for path in paths for data in wandb_records(path)]
     runs = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     history = [record.history.item for record in records if record.WhichOneof("record_type") == "history"]
     return runs, [{i.key or "/".join(i.nested_key): i.value_json for i in items} for items in history]
@@ -170,7 +180,7 @@ def test_a_resume_continues_the_wandb_run(
     follow(tracked("wandb"), run, [{"step": 10, "epoch": 0.5}])
     time.sleep(1.1)  # W&B names offline folders by the second
     follow(tracked("wandb"), run, [{"step": 20, "epoch": 1.0}])
-    runs, rows = wandb_rows(run)
+    runs, rows = wandb_rows(run, finished=2)
     assert {each.run_id for each in runs} == {run_id(run)}
     assert [row["_step"] for row in rows] == ["10", "20"]
 
