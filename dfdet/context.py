@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from dfdet.runfolder import RunFolder
+from dfdet.startup import Startup
 from dfdet.tracking import TensorBoard
 
 GROUP_TIMEOUT = timedelta(minutes=30)
@@ -40,6 +41,10 @@ class Context(Protocol):
     def run(self) -> RunFolder:
         """The run's folder, on storage that all processes see."""
 
+    @property
+    def startup(self) -> Startup:
+        """The clock of this start."""
+
     def report(self, metrics: dict[str, Any]) -> None:
         """Tells the outside of an epoch's metrics; all ranks call it equally often."""
 
@@ -60,6 +65,7 @@ class LocalContext:
     run: RunFolder
     device_name: str = "cpu"
     reports: list[dict[str, Any]] = field(default_factory=list)
+    startup: Startup = field(default_factory=Startup.of_process)
     stop: str | None = None
     """Set, as by a signal, to ask all ranks for a checkpoint and an end."""
 

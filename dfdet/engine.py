@@ -6,9 +6,12 @@ features of the batch (``dfdet.step_loss``) and the gradients of what trains.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -210,17 +213,33 @@ def _forward_backward(detector: Detector, loss: DetectionLoss, micro: Micro) -> 
 
 
 def import_deepspeed(device: torch.device) -> Any:
-    """DeepSpeed for a device, without its noise and without its build of a shared-memory kernel.
+    """DeepSpeed for a device, without its noise, builds and probes.
 
-    The kernel (CPU all-reduce within a host) takes minutes to compile and nothing here needs it.
+    Its shared-memory kernel (CPU all-reduce within a host) takes minutes to compile and nothing here
+    needs it; whether an operation could be built is found out with a compiler; and its autotuner
+    imports MLflow where that is installed, 1 to 2 s.
     """
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     # ZeRO calls torch's collectives by their old names: a warning for every message
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    import deepspeed
-    import deepspeed.ops
+    with unimportable("mlflow"):
+        import deepspeed
+        import deepspeed.ops
 
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__ = {}  # read as "none"; left alone, it would be probed for
     deepspeed.utils.logger.setLevel(logging.ERROR)
     return deepspeed
+
+
+@contextlib.contextmanager
+def unimportable(package: str) -> Iterator[None]:
+    """Makes a package look as if it were not installed, unless it is imported already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]

@@ -28,6 +28,7 @@ class GuardedAdamW(torch.optim.AdamW):
         """
         if partitioned and clip_norm:
             raise ValueError("a partition does not know the norm of the whole: let DeepSpeed clip")
+        _without_dynamo()
         super().__init__(params, fused=True, **defaults)
         self.partitioned = partitioned
         self.clip_norm = clip_norm
@@ -57,7 +58,9 @@ class GuardedAdamW(torch.optim.AdamW):
                 dist.all_reduce(found, op=dist.ReduceOp.MAX)
             self.found_inf = found
             self.bad = found if self.bad is None else torch.maximum(self.bad, found)
-        return super().step(closure)
+        # unwrapped: the wrapper imports torch._dynamo, and sets the no_grad that is set here already
+        step = getattr(torch.optim.Adam.step, "__wrapped__", torch.optim.Adam.step)
+        return step(self, closure)
 
     def prepare_state(self, params: Iterable[torch.Tensor]) -> None:
         """Makes zero moments now rather than at the first step.
@@ -83,3 +86,12 @@ class GuardedAdamW(torch.optim.AdamW):
     def step_count(self) -> int:
         """Number of updates taken (good steps only)."""
         return max((int(state["step"].item()) for state in self.state.values()), default=0)
+
+
+def _without_dynamo() -> None:
+    """Lets torch's optimizers be called without torch.compile's front end, which they import (1 to 2 s)
+    only to tell it to leave them alone; they are never compiled here."""
+    for method in vars(torch.optim.Optimizer).values():
+        plain = getattr(method, "__wrapped__", None)
+        if plain is not None and not hasattr(plain, "__dynamo_disable"):
+            plain.__dynamo_disable = plain

@@ -79,6 +79,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         | {"bad_steps": trainer.state.bad_steps, "damaged": dict(trainer.loader.damaged)},
         "speed": trainer.speed(),
         "timings": {"worker_s": round(time.monotonic() - started, 2), "build_s": round(built_s, 2)}
+        | {"startup_s": context.startup.parts}
         | trainer.timings(),
         "world_size": context.world_size,
         "versions": versions(),
@@ -115,6 +116,7 @@ class Trainer:
             config.data.global_batch, context.world_size, config.engine.micro_batch, self.data.spec.unit_size
         )
         check_crop_scale(self.data.train, config.data.crop_scale)
+        context.startup.mark("data")
 
         detector = build_detector(config, device=self.device)
         self.loader = build.train_loader(config, self.data.train, detector, self.device)
@@ -128,12 +130,15 @@ class Trainer:
             journal.say_layout(config, self.counts, self.layout)
         self.saver = build.saver(config, context) if self.first else None
         needed, peak = build.flops_and_peak(config, detector, self.device) if self.first else (None, None)
+        context.startup.mark("model")
         if config.engine.dry_batch or config.engine.compile:
             dry_batch(detector, config, self.layout, self.loader.side, self.device)
+        context.startup.mark("dry batch")
         self.engine = TrainEngine(detector, config, self.layout, context.rank, self.device, moments)
         self.meter = Meter(
             config.data.global_batch, self.device, self.engine.clock, needed, peak, context.world_size
         )
+        context.startup.mark("engine")
 
     def close(self) -> None:
         """Writes what is in hand; frees the engine and the loader."""
@@ -200,6 +205,10 @@ class Trainer:
             terms = self.engine.step(batch, (config.run.seed, epoch, self.state.batch), rate)
             self._update(step=self.state.step + 1, batch=self.state.batch + 1)
             self.meter.step()
+            if "first step" not in context.startup.parts:
+                context.startup.mark("first step")
+                if self.first:
+                    logger.info("%s", context.startup)
             if self.state.step % config.engine.log_every == 0 or self.state.batch == len(plan):
                 self._update(bad_steps=bad_before + int(self.engine.bad_steps.item()))
                 self._log_step(terms, rate, self._batch_crc32(batch))
@@ -232,8 +241,10 @@ class Trainer:
         record = journal.step_record(
             state, terms, speed, steps=per_epoch * config.optim.epochs, steps_per_epoch=per_epoch
         )
+        assert self.saver is not None
         record |= {
             "optim/lr": rate,
+            "perf/checkpoint_s": round(self.saver.write_s, 3),
             "train/batch_crc32": batch_crc32,
             "train/damaged": sum(self.loader.damaged.values()),
         }

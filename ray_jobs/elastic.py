@@ -22,6 +22,7 @@ from dfdet.config_checks import usable_workers
 from dfdet.errors import ConfigError
 from dfdet.runfolder import RunFolder
 from dfdet.runlog import RunLog, log_to
+from ray_jobs.lean import LeanTrainer
 from ray_jobs.notices import checkpoint_wanted, want_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class DividingPolicy(ElasticScalingPolicy):
         return NoopDecision()
 
 
-class ElasticTrainer(TorchTrainer):
+class ElasticTrainer(LeanTrainer):
     """A ``TorchTrainer`` under :class:`DividingPolicy`; takes the run's config and folder besides."""
 
     def __init__(self, *args: Any, config: Config, run: RunFolder, **kwargs: Any) -> None:

@@ -12,8 +12,6 @@ import json
 import logging
 import traceback
 
-import torch.distributed as dist
-
 from dfdet.atomic import to_json, write_json_atomic
 from dfdet.errors import DfdetError
 from dfdet.runfolder import RunFolder, read_metrics
@@ -68,6 +66,8 @@ def record(run: RunFolder, rank: int, error: Exception) -> None:
 
 def came_from_a_peer(error: Exception) -> bool:
     """Whether a worker failed in a collective, as it does when another one is killed."""
+    import torch.distributed as dist  # only here: the driver starts sooner without
+
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(word in text for word in PEER_WORDS)
 

@@ -26,8 +26,9 @@ from dfdet.errors import DfdetError
 from dfdet.recipes import DEMO_SHARDS, RECIPES
 from dfdet.runfolder import RunFolder, default_name
 from dfdet.runlog import RunLog, log_to
+from dfdet.startup import Startup
 from dfdet.summary import show_result
-from ray_jobs import failures
+from ray_jobs import failures, tracking
 from ray_jobs.cluster import (
     JOINED_PATIENCE_S,
     LOCAL_PATIENCE_S,
@@ -48,13 +49,16 @@ POLL_S = 0.2
 
 def main(argv: list[str]) -> int:
     """Runs the command line; gives the exit code (0 done, 2 bad input, 1 failure, 130/143 signals)."""
+    startup = Startup.of_process()
+    startup.mark("imports")
     try:
         if not argv:
             print(f"no recipe given: running demo (there are {', '.join(RECIPES)}; --help tells more)")
         config = with_absolute_paths(parse(argv, prog="train.py"))
         build_demo_if_missing(config)
         check(config)
-        return run(config)
+        startup.mark("checks")
+        return run(config, startup)
     except DfdetError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -107,10 +111,11 @@ def check(config: Config) -> None:
     from dfdet.backbone import check_backbone
 
     check_backbone(config.model)
+    tracking.check(config)
     check_local(config)
 
 
-def run(config: Config) -> int:
+def run(config: Config, startup: Startup) -> int:
     """Claims the run folder, trains, prints the result."""
     folder, status = RunFolder.claim(Path(config.run.storage), str(config.run.name), config)
     try:
@@ -121,13 +126,13 @@ def run(config: Config) -> int:
         log_to([RunLog(folder.log_txt)])
         print(f"run folder: {folder.path}" + (" (resuming)" if status == "resume" else ""), flush=True)
         with Follower(folder.log_txt, folder.metrics_jsonl):
-            failure, signals = fit(config, folder)
+            failure, signals = fit(config, folder, startup)
         return conclude(config, folder, failure, signals)
     finally:
         folder.release()
 
 
-def fit(config: Config, folder: RunFolder) -> tuple[BaseException | None, list[int]]:
+def fit(config: Config, folder: RunFolder, startup: Startup) -> tuple[BaseException | None, list[int]]:
     """Trains on the cluster; gives what it failed with and the signals received."""
     failures.forget(folder)
     cuda = connect(config)
@@ -135,11 +140,12 @@ def fit(config: Config, folder: RunFolder) -> tuple[BaseException | None, list[i
 
     from ray_jobs import trainer
 
+    startup.mark("ray")
     outcome: list[BaseException | None] = []
     # Handlers come after Ray's own, and Ray Train installs one only if it is called in the main thread.
     with stop_on_signals(folder) as signals:
         thread = threading.Thread(
-            target=lambda: outcome.append(trainer.fit(config, folder, cuda=cuda)),
+            target=lambda: outcome.append(trainer.fit(config, folder, cuda=cuda, startup=startup)),
             name="ray-train",
             daemon=True,
         )

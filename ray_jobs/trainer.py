@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from dfdet.config import Config
 from dfdet.runfolder import RunFolder
+from dfdet.startup import Startup
 from ray_jobs.notices import FOLDER, begin_attempt
 from ray_jobs.worker import heed_sigterm, train_worker
 
@@ -20,7 +22,12 @@ nodes that arrive together should come together."""
 
 
 def torch_trainer(
-    config: Config, folder: RunFolder, *, cuda: bool, callbacks: list[Any] | None = None
+    config: Config,
+    folder: RunFolder,
+    *,
+    cuda: bool,
+    callbacks: list[Any] | None = None,
+    startup: Startup | None = None,
 ) -> Any:
     """The trainer of one run: workers, restarts and storage from the config.
 
@@ -29,9 +36,10 @@ def torch_trainer(
     of an earlier one leave the folder alone from now on.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
-    trainer_class: Any = TorchTrainer
+    from ray_jobs.lean import LeanTrainer
+
+    trainer_class: Any = LeanTrainer
     elastic = not isinstance(config.run.workers, int)
     if elastic:
         from ray_jobs.elastic import ElasticTrainer
@@ -44,6 +52,7 @@ def torch_trainer(
             "config": config.model_dump(mode="json"),
             "folder": str(folder.path),
             "attempt": attempt,
+            "startup": asdict(startup or Startup()),
         },
         torch_config=_torch_config("nccl" if cuda else "gloo"),
         scaling_config=ScalingConfig(
@@ -100,7 +109,9 @@ def _sigterm_callback() -> Any:
     return SigtermCallback()
 
 
-def fit(config: Config, folder: RunFolder, *, cuda: bool) -> BaseException | None:
+def fit(
+    config: Config, folder: RunFolder, *, cuda: bool, startup: Startup | None = None
+) -> BaseException | None:
     """Trains, and starts anew where the controller died, up to ``run.max_failures`` times.
 
     Returns:
@@ -111,7 +122,7 @@ def fit(config: Config, folder: RunFolder, *, cuda: bool) -> BaseException | Non
     failures = 0
     while True:
         try:
-            torch_trainer(config, folder, cuda=cuda).fit()
+            torch_trainer(config, folder, cuda=cuda, startup=startup).fit()
             return None
         except RayActorError as error:  # TrainingFailedError is none: that one counts by itself
             failures += 1

@@ -14,6 +14,7 @@ from typing import Any
 from dfdet.config import Config, from_dict
 from dfdet.runfolder import RunFolder
 from dfdet.runlog import RunLog, log_to
+from dfdet.startup import Startup
 from ray_jobs import failures
 from ray_jobs.notices import check_current, checkpoint_wanted
 
@@ -33,9 +34,10 @@ class RayContext:
         config: Of the run.
         run: Its folder.
         attempt: The attempt that this worker belongs to, as ``notices.begin_attempt`` named it.
+        startup: The clock of this start.
     """
 
-    def __init__(self, config: Config, run: RunFolder, attempt: str) -> None:
+    def __init__(self, config: Config, run: RunFolder, attempt: str, startup: Startup) -> None:
         import ray.train
         import ray.train.torch
 
@@ -45,6 +47,7 @@ class RayContext:
         context = ray.train.get_context()
         self.run = run
         self.attempt = attempt
+        self.startup = startup
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
         self.device = ray.train.torch.get_device()
@@ -110,13 +113,16 @@ def _describe(info: Any) -> str:
 
 def train_worker(args: dict[str, Any]) -> None:
     """``train_loop_per_worker``: ``args`` holds the config, the run folder's path and the attempt."""
+    run = RunFolder(Path(args["folder"]))
+    startup = startup_of(args, run)
+    startup.mark("workers")
     from dfdet.train import train
 
-    run = RunFolder(Path(args["folder"]))
+    startup.mark("worker imports")
     if failures.has_failed_for_good(run):
         return  # leave together, without a word
     config = from_dict(args["config"])
-    context = RayContext(config, run, args["attempt"])
+    context = RayContext(config, run, args["attempt"], startup)
     if context.rank == 0:
         log_to([RunLog(run.log_txt)])
     try:
@@ -126,6 +132,13 @@ def train_worker(args: dict[str, Any]) -> None:
         raise
     finally:
         context.close()
+
+
+def startup_of(args: dict[str, Any], run: RunFolder) -> Startup:
+    """The driver's clock; one of this worker's own after a restart, when the command is long past."""
+    startup = Startup(**args["startup"])
+    restarted = run.metrics_jsonl.exists() and run.metrics_jsonl.stat().st_mtime > startup.begun
+    return Startup() if restarted else startup
 
 
 def on_sigterm(number: int, frame: FrameType | None) -> None:
