@@ -22,7 +22,6 @@ from dfdet.clock import StepClock
 from dfdet.config import Config
 from dfdet.data.loader import Batch
 from dfdet.detector import Detector
-from dfdet.errors import ConfigError
 from dfdet.losses import DetectionLoss, Terms
 from dfdet.optimizer import GuardedAdamW
 from dfdet.schedule import Layout, deepspeed_config
@@ -44,18 +43,9 @@ class TrainEngine:
         device: torch.device,
         moments: dict[str, Tensors] | None = None,
     ) -> None:
-        """Wraps a detector that holds the weights to start from; ``moments`` resumes the optimizer.
-
-        Raises:
-            ConfigError: Compiled blocks under ZeRO 3, whose hooks no graph can hold.
-        """
+        """Wraps a detector that holds the weights to start from; ``moments`` resumes the optimizer."""
         self.names = {parameter: name for name, parameter in detector.trainable().items()}
         self.stage = config.engine.zero_stage
-        if self.stage == 3 and compiled.is_compiled(detector.tower):
-            raise ConfigError(
-                "engine.compile=True: not with engine.zero_stage=3, which gathers the weights of each module"
-                " as it is called; set --engine.zero_stage 0"
-            )
         deepspeed = import_deepspeed(device)
         self.device = device
         self.layout = layout

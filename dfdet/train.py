@@ -254,13 +254,14 @@ class Trainer:
     def _heed(self) -> str | None:
         """Heeds, with all ranks alike, what came from outside; gives the reason for a stop."""
         context = self.context
-        reason = context.stop_reason()
+        asked = context.stop_reason() is not None
         failed = self.saver is not None and self.saver.failed
-        stop, danger, failed = agree(context, reason is not None, context.in_danger(), failed)
+        stop, danger, failed = agree(context, asked, context.in_danger(), failed)
         leave_together(failed, self.saver)
         if stop or danger:
             self._checkpoint()
-        return (reason or "another worker was asked to stop") if stop else None
+        # asked again: the one that was told has left the reason in the run folder
+        return (context.stop_reason() or "another worker was asked to stop") if stop else None
 
     # ---------------------------------------------------------------- epoch ends
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from dfdet.benchmark.cost import FLOAT32, ScalingOptions, StepCost, step_cost
 from dfdet.benchmark.group import Group
 from dfdet.benchmark.links import BASE_S, Fabric, Link, Ranks, all_gather_s, all_reduce_s
-from dfdet.benchmark.scaling import FLOAT32, ScalingOptions, StepCost, step_cost
 from dfdet.config import Config
 from dfdet.data.loader import Batch
 from dfdet.detector import build_detector

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dfdet.benchmark import scaling
+from dfdet.benchmark.cost import ScalingOptions, StepCost, gpu_counts, loss_flops, predict, step_cost
 from dfdet.benchmark.links import BASE_S, Fabric, Link, Ranks, all_gather_s, all_reduce_s
-from dfdet.benchmark.scaling import ScalingOptions, StepCost, gpu_counts, loss_flops, predict, step_cost
 from dfdet.benchmark.weak import fit_link
 
 FAST = Link("fast", latency_s=1e-6, bytes_per_s=100.0, origin="a test")
