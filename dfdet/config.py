@@ -314,6 +314,14 @@ class Config(Section):
         return from_dict(tree)
 
 
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of a dumped config by their dotted paths."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
 def named_sets(entries: tuple[str, ...]) -> dict[str, str]:
     """``("demo=a.json",)`` as ``{"demo": "a.json"}``."""
     return {name: path for name, _, path in (entry.partition("=") for entry in entries)}

@@ -21,13 +21,13 @@ import torch.distributed as dist
 
 from dfdet.atomic import to_json, write_bytes_once
 from dfdet.cli import parse
-from dfdet.config import Config, named_sets
+from dfdet.config import Config
 from dfdet.config_checks import usable_workers
 from dfdet.context import Group, LocalContext, join_group, text_from_first
-from dfdet.data.remote import is_url, refuse_secrets
 from dfdet.data.sets import open_run_data
 from dfdet.errors import ConfigError, DfdetError, RunFolderError, ShardSetError
 from dfdet.interrupts import Interrupts
+from dfdet.paths import missing_demo_sets, with_absolute_paths
 from dfdet.recipes import DEMO_SHARDS
 from dfdet.runfolder import RunFolder, default_name
 from dfdet.runlog import RunLog, log_to
@@ -126,45 +126,16 @@ def device_of(config: Config) -> str:
     return "cuda"
 
 
-def with_absolute_paths(config: Config) -> Config:
-    """The config as :mod:`ray_jobs.train` would store it, so that either program resumes the other's run."""
-    data, pretrained = config.data, config.model.pretrained
-    is_file = pretrained is not None and ("/" in pretrained or Path(pretrained).suffix != "")
-    sets = {
-        f"data.{split}": tuple(f"{name}={absolute(path)}" for name, path in named_sets(entries).items())
-        for split, entries in (("val", data.val), ("test", data.test))
-    }
-    return config.replace(
-        {
-            "run.storage": absolute(config.run.storage),
-            "data.train": tuple(map(absolute, data.train)),
-            **sets,
-            "data.cache_dir": data.cache_dir if data.cache_dir.startswith("~") else absolute(data.cache_dir),
-            "model.pretrained": absolute(pretrained) if is_file and pretrained else pretrained,
-        }
-    )
-
-
-def absolute(path: str) -> str:
-    """A path from the root; a URL as it is, if it holds no secret."""
-    if is_url(path):
-        return refuse_secrets(path)
-    return os.path.normpath(Path.cwd() / Path(path).expanduser())
-
-
 def check_demo_is_built(config: Config) -> None:
     """Refuses a demo set that is not there, with the command that makes it.
 
     Raises:
         ShardSetError: As said.
     """
-    data, folder = config.data, Path(absolute(DEMO_SHARDS))
-    paths = [*data.train, *named_sets(data.val).values(), *named_sets(data.test).values()]
-    for path in map(Path, paths):
-        if path.parent == folder and not path.exists():
-            raise ShardSetError(
-                f"{path}: the demo set is not built; build it with: python -m shards demo --out {DEMO_SHARDS}"
-            )
+    for path in missing_demo_sets(config):
+        raise ShardSetError(
+            f"{path}: the demo set is not built; build it with: python -m shards demo --out {DEMO_SHARDS}"
+        )
 
 
 # ---------------------------------------------------------------- all ranks together

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dfdet.atomic import to_json, write_bytes_atomic, write_json_atomic
-from dfdet.config import Config, from_json
+from dfdet.config import Config, from_json, leaves
 from dfdet.errors import ConfigError, RunFolderError
 from dfdet.linelog import LineLog
 from dfdet.ownership import Ownership
@@ -65,19 +65,12 @@ def changed_fields(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
     Sets are compared by their paths as written; the fingerprint of the data is the trainer's to check.
     """
-    before, after = _leaves(old.model_dump(mode="json")), _leaves(new.model_dump(mode="json"))
+    before, after = leaves(old.model_dump(mode="json")), leaves(new.model_dump(mode="json"))
     return {
         path: (before[path], after[path])
         for path in before
         if path not in NEVER_COMPARED and before[path] != after[path]
     }
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -8,9 +8,9 @@ import os
 import threading
 from pathlib import Path
 
+from dfdet import paths
 from dfdet.config import Config, Run
 from dfdet.config_checks import usable_workers
-from dfdet.data.remote import is_url, refuse_secrets
 from dfdet.errors import ConfigError, DfdetError
 
 logger = logging.getLogger(__name__)
@@ -213,18 +213,22 @@ class Pulse:
             )
 
 
-def absolute(path: str) -> str:
-    """A path that means the same in every process: absolute against the working folder.
+def home() -> Path | None:
+    """The folder that relative paths lie in; None for the working folder.
 
-    In a Ray job the working folder is a temporary copy that goes away with the job, so relative
-    paths lie in ``~/dfdet`` (or ``DFDET_HOME``) there. URLs stay as they are.
+    In a Ray job that is a temporary copy which goes away with the job, so relative paths lie in
+    ``~/dfdet`` (or ``DFDET_HOME``) there.
+    """
+    folder = os.environ.get("DFDET_HOME")
+    if folder is None and in_ray_job():
+        return Path.home() / "dfdet"
+    return Path(folder) if folder else None
+
+
+def absolute(path: str) -> str:
+    """A path that means the same in every process: absolute against :func:`home`; URLs as they are.
 
     Raises:
         ShardSetError: A URL holds a user or password.
     """
-    if is_url(path):
-        return refuse_secrets(path)
-    home = os.environ.get("DFDET_HOME")
-    if home is None and in_ray_job():
-        home = str(Path.home() / "dfdet")
-    return os.path.normpath(Path(home or Path.cwd()) / Path(path).expanduser())
+    return paths.absolute(path, home())

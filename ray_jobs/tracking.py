@@ -14,7 +14,7 @@ import os
 import time
 from typing import Any
 
-from dfdet.config import Config
+from dfdet.config import Config, leaves
 from dfdet.errors import ConfigError
 from dfdet.runfolder import RunFolder
 from dfdet.tracking import Background, TensorBoard, Tracker, numbers
@@ -99,15 +99,10 @@ class Trackers:
             tracker.close()
 
 
-def dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def dotted(tree: dict[str, Any]) -> dict[str, Any]:
     """A config's fields by their dotted paths; sequences as text."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= dotted(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = " ".join(map(str, value)) if isinstance(value, list) else value
-    return flat
+    flat = leaves(tree)
+    return {k: " ".join(map(str, value)) if isinstance(value, list) else value for k, value in flat.items()}
 
 
 def run_id(run: RunFolder) -> str:

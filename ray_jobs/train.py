@@ -19,8 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from dfdet import paths
 from dfdet.cli import parse
-from dfdet.config import Config, named_sets
+from dfdet.config import Config
 from dfdet.data.sets import open_run_data
 from dfdet.errors import DfdetError
 from dfdet.recipes import DEMO_SHARDS, RECIPES
@@ -37,6 +38,7 @@ from ray_jobs.cluster import (
     absolute,
     check_local,
     connect,
+    home,
     joins_cluster,
 )
 from ray_jobs.progress import Follower
@@ -66,40 +68,17 @@ def main(argv: list[str]) -> int:
 
 def with_absolute_paths(config: Config) -> Config:
     """The config with every path absolute and its run named, so that it means the same anywhere."""
-    data = config.data
-    pretrained = config.model.pretrained
-    is_file = pretrained is not None and ("/" in pretrained or Path(pretrained).suffix != "")
-    return config.replace(
-        {
-            "run.storage": absolute(config.run.storage),
-            "run.name": config.run.name or default_name(config.run.recipe),
-            "data.train": tuple(map(absolute, data.train)),
-            "data.val": _absolute_sets(data.val),
-            "data.test": _absolute_sets(data.test),
-            # the home folder is each node's own
-            "data.cache_dir": data.cache_dir if data.cache_dir.startswith("~") else absolute(data.cache_dir),
-            "model.pretrained": absolute(pretrained) if is_file and pretrained else pretrained,
-        }
-    )
-
-
-def _absolute_sets(entries: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{name}={absolute(path)}" for name, path in named_sets(entries).items())
+    config = paths.with_absolute_paths(config, home())
+    return config.replace({"run.name": config.run.name or default_name(config.run.recipe)})
 
 
 def build_demo_if_missing(config: Config) -> None:
     """Builds the demo set where the config asks for it and it is not there."""
-    folder = Path(absolute(DEMO_SHARDS))
-    wanted = [
-        *config.data.train,
-        *named_sets(config.data.val).values(),
-        *named_sets(config.data.test).values(),
-    ]
-    missing = [path for path in wanted if Path(path).parent == folder and not Path(path).exists()]
-    if missing:
+    if paths.missing_demo_sets(config, home()):
         from shards.demo import build
         from shards.progress import show_progress
 
+        folder = Path(absolute(DEMO_SHARDS))
         print(f"building the demo set in {folder}", flush=True)
         with show_progress("demo videos") as progress:
             build(folder, progress=progress)
