@@ -26,14 +26,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dfdet import metrics
 from dfdet.config import Config
 from dfdet.context import LocalContext
 from dfdet.data.index import Index, open_sets
 from dfdet.data.loader import Loader
 from dfdet.data.plan import sequential_plan
+from dfdet.evaluation import metrics
 from dfdet.recipes import demo
-from dfdet.runfolder import RunFolder
+from dfdet.runs.runfolder import RunFolder
 from dfdet.train import train
 from shards.demo import build
 

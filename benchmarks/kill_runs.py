@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dfdet.runfolder import read_metrics
+from dfdet.runs.runfolder import read_metrics
 from dfdet.schema import CropRecipe, Sample
 from shards.sets.write import ShardWriter
 

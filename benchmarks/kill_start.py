@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dfdet.ownership import process_start
+from dfdet.runs.ownership import process_start
 
 RANKS = 2
 GRACE_S = 2.0
@@ -28,7 +28,7 @@ def preload() -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     import torch
 
-    from dfdet.engine import import_deepspeed
+    from dfdet.training.engine import import_deepspeed
 
     import_deepspeed(torch.device("cpu"))
     if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):

@@ -31,7 +31,7 @@ import psutil
 from kill_outcome import Outcome
 from kill_runs import EPOCHS, NAME, STEPS_PER_EPOCH, arguments, build_sets, difference, sets_in
 
-from dfdet.runfolder import read_metrics
+from dfdet.runs.runfolder import read_metrics
 
 ROOT = Path(__file__).parents[1]
 KINDS = {"worker": "RayTrainWorker", "controller": "TrainController", "driver": "", "cluster": ""}

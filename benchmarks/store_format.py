@@ -27,15 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dfdet import metrics
+from dfdet.checkpoints.resume import restore
 from dfdet.config import Config
 from dfdet.context import LocalContext
 from dfdet.data.index import open_sets
-from dfdet.detector import build_detector
-from dfdet.evaluate import score_index
+from dfdet.evaluation import metrics
+from dfdet.evaluation.evaluate import score_index
+from dfdet.model.detector import build_detector
 from dfdet.recipes import gend
-from dfdet.resume import restore
-from dfdet.runfolder import RunFolder
+from dfdet.runs.runfolder import RunFolder
 from dfdet.train import train
 from shards.media.decode import decode_rgb
 from shards.sets.read import SetReader

@@ -22,13 +22,13 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from dfdet.benchmark.group import Group
 from dfdet.benchmark.weak import noise_batch
-from dfdet.clock import StepClock
 from dfdet.config import Config
 from dfdet.data.loader import Batch
-from dfdet.detector import build_detector
-from dfdet.engine import TrainEngine, param_groups
-from dfdet.schedule import Layout, batch_layout
-from dfdet.step_loss import Passes, StepLoss, micro_batches
+from dfdet.model.detector import build_detector
+from dfdet.training.clock import StepClock
+from dfdet.training.engine import TrainEngine, param_groups
+from dfdet.training.schedule import Layout, batch_layout
+from dfdet.training.step_loss import Passes, StepLoss, micro_batches
 
 CPU = torch.device("cpu")
 STEPS = 3

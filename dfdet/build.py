@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
-from dfdet import flops
+from dfdet.checkpoints.saver import Saver
 from dfdet.config import Config
 from dfdet.context import Context
 from dfdet.data.index import Index
 from dfdet.data.loader import Loader
 from dfdet.data.plan import unpaired
 from dfdet.data.sets import RunData
-from dfdet.detector import Detector, frozen_sha256
-from dfdet.evaluate import thread_resize, worker_threads
-from dfdet.saver import Saver
+from dfdet.evaluation.evaluate import thread_resize, worker_threads
+from dfdet.model.detector import Detector, frozen_sha256
+from dfdet.training import flops
 
 
 def train_loader(config: Config, index: Index, detector: Detector, device: torch.device) -> Loader:

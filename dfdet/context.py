@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from dfdet.runfolder import RunFolder
-from dfdet.startup import Startup
-from dfdet.tracking import TensorBoard
+from dfdet.runs.runfolder import RunFolder
+from dfdet.runs.startup import Startup
+from dfdet.runs.tracking import TensorBoard
 
 GROUP_TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others in a collective."""

@@ -6,14 +6,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from dfdet import checkpoint, plots, threshold
+from dfdet.checkpoints import checkpoint
+from dfdet.checkpoints.resume import restore
 from dfdet.config import Config
 from dfdet.context import Context, from_first
 from dfdet.data.sets import RunData
-from dfdet.detector import build_detector
-from dfdet.evaluate import Scores, score_index
-from dfdet.patience import patiently
-from dfdet.resume import restore
+from dfdet.evaluation import plots, threshold
+from dfdet.evaluation.evaluate import Scores, score_index
+from dfdet.model.detector import build_detector
+from dfdet.runs.patience import patiently
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dfdet.atomic import to_json, write_bytes_once
+from dfdet.checkpoints.saver import PeerFailedError
 from dfdet.cli import parse
 from dfdet.config import Config
 from dfdet.config_checks import usable_workers
@@ -29,10 +29,10 @@ from dfdet.errors import ConfigError, DfdetError, RunFolderError, ShardSetError
 from dfdet.interrupts import Interrupts
 from dfdet.paths import missing_demo_sets, with_absolute_paths
 from dfdet.recipes import DEMO_SHARDS
-from dfdet.runfolder import RunFolder, default_name
-from dfdet.runlog import RunLog, log_to
-from dfdet.saver import PeerFailedError
-from dfdet.summary import show_result
+from dfdet.runs.atomic import to_json, write_bytes_once
+from dfdet.runs.runfolder import RunFolder, default_name
+from dfdet.runs.runlog import RunLog, log_to
+from dfdet.runs.summary import show_result
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def check(config: Config) -> None:
     Raises:
         DfdetError: Sets that are missing or damaged, an unknown tower.
     """
-    from dfdet.backbone import check_backbone
+    from dfdet.model.backbone import check_backbone
 
     open_run_data(config)
     check_backbone(config.model)

@@ -14,25 +14,29 @@ from typing import Any
 
 import torch
 
-from dfdet import build, checkpoint, determinism, finish, journal, plots, resume
-from dfdet.checkpoint import CheckpointState
+from dfdet import build, finish
+from dfdet.checkpoints import checkpoint, resume
+from dfdet.checkpoints.checkpoint import CheckpointState
+from dfdet.checkpoints.saver import leave_together, wait_together
 from dfdet.config import Config
 from dfdet.context import Context, agree
 from dfdet.data import device_augment
 from dfdet.data.loader import Batch, check_crop_scale
 from dfdet.data.plan import epoch_plan, fingerprint
 from dfdet.data.sets import open_run_data
-from dfdet.detector import Detector, build_detector
-from dfdet.engine import Tensors, TrainEngine, dry_batch
 from dfdet.errors import ShardSetError, TrainingError
-from dfdet.evaluate import score_index
-from dfdet.gather import all_gather_rows
-from dfdet.losses import Terms
-from dfdet.meter import Meter
-from dfdet.patience import patiently
-from dfdet.result import versions
-from dfdet.saver import leave_together, wait_together
-from dfdet.schedule import batch_layout, learning_rate
+from dfdet.evaluation import plots
+from dfdet.evaluation.evaluate import score_index
+from dfdet.model.detector import Detector, build_detector
+from dfdet.runs import journal
+from dfdet.runs.patience import patiently
+from dfdet.runs.result import versions
+from dfdet.training import determinism
+from dfdet.training.engine import Tensors, TrainEngine, dry_batch
+from dfdet.training.gather import all_gather_rows
+from dfdet.training.losses import Terms
+from dfdet.training.meter import Meter
+from dfdet.training.schedule import batch_layout, learning_rate
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from ray.train.torch import TorchTrainer
 from dfdet.config import Config
 from dfdet.config_checks import usable_workers
 from dfdet.errors import ConfigError
-from dfdet.runfolder import RunFolder
-from dfdet.runlog import RunLog, log_to
+from dfdet.runs.runfolder import RunFolder
+from dfdet.runs.runlog import RunLog, log_to
 from ray_jobs.lean import LeanTrainer
 from ray_jobs.notices import checkpoint_wanted, want_checkpoint
 

@@ -12,9 +12,9 @@ import json
 import logging
 import traceback
 
-from dfdet.atomic import to_json, write_json_atomic
 from dfdet.errors import DfdetError
-from dfdet.runfolder import RunFolder, read_metrics
+from dfdet.runs.atomic import to_json, write_json_atomic
+from dfdet.runs.runfolder import RunFolder, read_metrics
 from ray_jobs.notices import FOLDER, SupersededError, notices
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from dfdet.atomic import write_bytes_atomic
-from dfdet.runfolder import RunFolder
+from dfdet.runs.atomic import write_bytes_atomic
+from dfdet.runs.runfolder import RunFolder
 
 FOLDER = "ray"
 """Of the run folder: these files, and what Ray Train itself stores."""

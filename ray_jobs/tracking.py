@@ -16,8 +16,8 @@ from typing import Any
 
 from dfdet.config import Config, leaves
 from dfdet.errors import ConfigError
-from dfdet.runfolder import RunFolder
-from dfdet.tracking import Background, TensorBoard, Tracker, numbers
+from dfdet.runs.runfolder import RunFolder
+from dfdet.runs.tracking import Background, TensorBoard, Tracker, numbers
 from ray_jobs.cluster import joins_cluster
 
 GAUGES = {

@@ -25,10 +25,10 @@ from dfdet.config import Config
 from dfdet.data.sets import open_run_data
 from dfdet.errors import DfdetError
 from dfdet.recipes import DEMO_SHARDS, RECIPES
-from dfdet.runfolder import RunFolder, default_name
-from dfdet.runlog import RunLog, log_to
-from dfdet.startup import Startup
-from dfdet.summary import show_result
+from dfdet.runs.runfolder import RunFolder, default_name
+from dfdet.runs.runlog import RunLog, log_to
+from dfdet.runs.startup import Startup
+from dfdet.runs.summary import show_result
 from ray_jobs import failures, tracking
 from ray_jobs.cluster import (
     JOINED_PATIENCE_S,
@@ -87,7 +87,7 @@ def build_demo_if_missing(config: Config) -> None:
 def check(config: Config) -> None:
     """Refuses, before any worker starts, what would fail in all of them."""
     open_run_data(config)
-    from dfdet.backbone import check_backbone
+    from dfdet.model.backbone import check_backbone
 
     check_backbone(config.model)
     tracking.check(config)

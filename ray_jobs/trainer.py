@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from dfdet.config import Config
-from dfdet.runfolder import RunFolder
-from dfdet.startup import Startup
+from dfdet.runs.runfolder import RunFolder
+from dfdet.runs.startup import Startup
 from ray_jobs.notices import FOLDER, begin_attempt
 from ray_jobs.worker import heed_sigterm, train_worker
 
@@ -31,7 +31,7 @@ def torch_trainer(
 ) -> Any:
     """The trainer of one run: workers, restarts and storage from the config.
 
-    Checkpoints are ours (``dfdet.checkpoint``): they outlive Ray and any number of workers. So Ray's
+    Checkpoints are ours (``dfdet.checkpoints``): they outlive Ray and any number of workers. So Ray's
     own storage holds little, under a name of its own for each call. It begins a new attempt: workers
     of an earlier one leave the folder alone from now on.
     """

@@ -12,9 +12,9 @@ from types import FrameType
 from typing import Any
 
 from dfdet.config import Config, from_dict
-from dfdet.runfolder import RunFolder
-from dfdet.runlog import RunLog, log_to
-from dfdet.startup import Startup
+from dfdet.runs.runfolder import RunFolder
+from dfdet.runs.runlog import RunLog, log_to
+from dfdet.runs.startup import Startup
 from ray_jobs import failures
 from ray_jobs.notices import check_current, checkpoint_wanted
 

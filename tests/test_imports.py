@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("dfdet", "shards", "ray_jobs")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-LIGHT = ("dfdet.config", "dfdet.schema", "dfdet.recipes", "dfdet.schedule", "dfdet.data.plan")
+LIGHT = ("dfdet.config", "dfdet.schema", "dfdet.recipes", "dfdet.training.schedule", "dfdet.data.plan")
 HEAVY = ("torch", "ray", "deepspeed")
 LOADERS = ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
 
@@ -122,7 +122,7 @@ def test_only_the_engine_imports_deepspeed() -> None:
     users = {
         name_of(path) for path in FILES if any(within(module, "deepspeed") for module in imported_by(path))
     }
-    assert users == {"dfdet/engine.py"}
+    assert users == {"dfdet/training/engine.py"}
 
 
 def test_the_walk_sees_imports_inside_functions_and_relative_ones() -> None:

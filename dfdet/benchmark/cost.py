@@ -8,7 +8,7 @@ import torch
 
 from dfdet.benchmark.links import Fabric, Ranks, all_gather_s, all_reduce_s
 from dfdet.config import Config
-from dfdet.detector import build_detector
+from dfdet.model.detector import build_detector
 
 FLOAT32 = 4
 """Bytes of a float32."""

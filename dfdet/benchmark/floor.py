@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dfdet.flops import Product, Products
+from dfdet.training.flops import Product, Products
 
 SETS = 3
 """Sets of operands that products of equal shapes take in turn, so that no cache holds their weights."""

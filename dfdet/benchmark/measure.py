@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from dfdet.flops import synchronize
+from dfdet.training.flops import synchronize
 
 MIB = 2**20
 

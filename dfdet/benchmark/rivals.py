@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dfdet.config import Config, Model, Tuning
-from dfdet.detector import Detector, Precision
-from dfdet.heads import LinearHead
-from dfdet.losses import DetectionLoss
-from dfdet.openclip import OpenClipTower, stock_visual
-from dfdet.optimizer import GuardedAdamW
-from dfdet.tuning import apply_tuning
+from dfdet.model.detector import Detector, Precision
+from dfdet.model.heads import LinearHead
+from dfdet.model.openclip import OpenClipTower, stock_visual
+from dfdet.model.tuning import apply_tuning
+from dfdet.training.losses import DetectionLoss
+from dfdet.training.optimizer import GuardedAdamW
 
 LEARNING_RATE = 1e-4
 HUGGING_FACE_NAMES = (

@@ -30,12 +30,12 @@ from dfdet.benchmark.rivals import (
     stock_tower,
     weights_of,
 )
-from dfdet.compiled import compile_blocks, or_eager
 from dfdet.config import Config
-from dfdet.detector import Detector, Precision, build_detector, store_frozen_in_bf16
 from dfdet.errors import ConfigError
-from dfdet.flops import Peak, peak, trace
-from dfdet.openclip import OpenClipTower
+from dfdet.model.compiled import compile_blocks, or_eager
+from dfdet.model.detector import Detector, Precision, build_detector, store_frozen_in_bf16
+from dfdet.model.openclip import OpenClipTower
+from dfdet.training.flops import Peak, peak, trace
 
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 ERROR_IMAGES = 4

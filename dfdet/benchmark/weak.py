@@ -20,10 +20,10 @@ from dfdet.benchmark.group import Group
 from dfdet.benchmark.links import BASE_S, Fabric, Link, Ranks, all_gather_s, all_reduce_s
 from dfdet.config import Config
 from dfdet.data.loader import Batch
-from dfdet.detector import build_detector
-from dfdet.engine import TrainEngine
-from dfdet.gather import all_gather_rows
-from dfdet.schedule import batch_layout
+from dfdet.model.detector import build_detector
+from dfdet.training.engine import TrainEngine
+from dfdet.training.gather import all_gather_rows
+from dfdet.training.schedule import batch_layout
 
 SMALLEST, LARGEST = 64, 4 << 20
 """Messages from which the link of this machine is fitted (bytes)."""

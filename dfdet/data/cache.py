@@ -26,8 +26,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 
-from dfdet.atomic import sync_folder
 from dfdet.data.remote import FULL, Interrupted, Remote, StorageError, fetch, fetch_unknown
+from dfdet.runs.atomic import sync_folder
 
 log = logging.getLogger(__name__)
 

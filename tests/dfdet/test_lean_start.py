@@ -8,8 +8,8 @@ import sys
 STEP = """
 import sys, torch, torch.distributed as dist
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-from dfdet.engine import import_deepspeed
-from dfdet.optimizer import GuardedAdamW
+from dfdet.training.engine import import_deepspeed
+from dfdet.training.optimizer import GuardedAdamW
 import_deepspeed(torch.device("cpu"))
 weight = torch.nn.Parameter(torch.ones(2))
 optimizer = GuardedAdamW([weight], partitioned=False, lr=0.1, weight_decay=0.0)

@@ -16,8 +16,8 @@ from dfdet import local
 from dfdet.config import Config
 from dfdet.errors import ConfigError, ShardSetError
 from dfdet.interrupts import Interrupts
-from dfdet.runfolder import read_metrics
-from dfdet.summary import show_result
+from dfdet.runs.runfolder import read_metrics
+from dfdet.runs.summary import show_result
 
 ROOT = Path(__file__).parents[2]
 

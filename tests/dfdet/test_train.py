@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from dfdet import checkpoint
+from dfdet.checkpoints import checkpoint
 from dfdet.config import Augment, Config, Data, Engine, Model, Optim, Run
 from dfdet.context import LocalContext
 from dfdet.errors import ShardSetError, TrainingError
-from dfdet.runfolder import RunFolder, read_metrics
+from dfdet.runs.runfolder import RunFolder, read_metrics
 from dfdet.train import train
 from tests.group import run_group
 
@@ -102,7 +102,7 @@ import os, sys
 from pathlib import Path
 from dfdet.config import from_json
 from dfdet import train as job
-from dfdet.engine import TrainEngine
+from dfdet.training.engine import TrainEngine
 from tests.dfdet.test_train import run
 step, seen = TrainEngine.step, []
 def counted(self, *args):
@@ -202,7 +202,7 @@ def test_other_data_is_refused(signal_sets: dict[str, Path], tmp_path: Path) -> 
 def test_non_finite_steps_past_the_bound_stop_the_run(
     signal_sets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dfdet.heads import LinearHead
+    from dfdet.model.heads import LinearHead
 
     forward = LinearHead.forward
     monkeypatch.setattr(LinearHead, "forward", lambda *args: forward(*args) * float("inf"))

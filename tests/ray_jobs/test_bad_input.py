@@ -13,10 +13,10 @@ import ray
 import torch
 from safetensors.torch import save_file
 
-from dfdet.backbone import build_tower
 from dfdet.cli import parse
 from dfdet.config import Model, from_json
-from dfdet.runfolder import RunFolder
+from dfdet.model.backbone import build_tower
+from dfdet.runs.runfolder import RunFolder
 from ray_jobs import cluster
 from ray_jobs.train import main, with_absolute_paths
 

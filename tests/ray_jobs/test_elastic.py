@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dfdet.runfolder import read_metrics
+from dfdet.runs.runfolder import read_metrics
 from tests.ray_jobs.test_train_ray import ROOT, command, environment, wait_for
 
 ELASTIC = ("--run.workers", "1", "2", "--run.cpus_per_worker", "1")

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from dfdet.config import Config
 from dfdet.errors import DamagedSampleError
-from dfdet.runfolder import RunFolder, read_metrics
+from dfdet.runs.runfolder import RunFolder, read_metrics
 from ray_jobs import failures, notices, worker
 from ray_jobs.trainer import explain
 from tests.ray_jobs.test_train_ray import at_step, command, environment, result_of, start, wait_for

@@ -18,7 +18,7 @@ import pytest
 from dfdet.config import Config
 from dfdet.errors import ConfigError
 from dfdet.recipes import demo
-from dfdet.runfolder import RunFolder
+from dfdet.runs.runfolder import RunFolder
 from ray_jobs.tracking import Trackers, check, dotted, run_id
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -259,7 +259,7 @@ def test_a_server_that_is_away_is_warned_of_once_and_ends_nothing(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = folder(tmp_path)
-    with caplog.at_level(logging.WARNING, "dfdet.tracking"):
+    with caplog.at_level(logging.WARNING, "dfdet.runs.tracking"):
         follow(tracked("mlflow"), run, [{"step": step, "loss": 1.0} for step in (10, 20)])
     (message,) = [each for each in caplog.messages if each.startswith("MLflow: ")]
     assert "the run goes on" in message

@@ -16,8 +16,8 @@ import psutil
 import pytest
 import torch
 
-from dfdet import checkpoint
-from dfdet.runfolder import read_metrics
+from dfdet.checkpoints import checkpoint
+from dfdet.runs.runfolder import read_metrics
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

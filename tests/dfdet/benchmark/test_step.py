@@ -11,7 +11,7 @@ from dfdet.benchmark import step
 from dfdet.benchmark.__main__ import main
 from dfdet.benchmark.floor import replay
 from dfdet.benchmark.measure import outcome, saved_bytes, saved_memory
-from dfdet.flops import Product, Products
+from dfdet.training.flops import Product, Products
 
 NAME = "dfdet-bench-tiny-quickgelu"
 VISION = {"image_size": 32, "layers": 3, "width": 64, "head_width": 32, "patch_size": 8}

@@ -1,0 +1,1 @@
+"""The detector: an image tower, what of it is tuned, and a head."""

@@ -1,0 +1,1 @@
+"""The run folder and what is written into it while a run lives."""

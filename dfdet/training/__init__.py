@@ -1,0 +1,1 @@
+"""One optimizer step: losses, engine, schedule, clock and meter."""
