@@ -1,0 +1,1 @@
+"""A sweep: what is searched, the study that remembers it, and what came of it."""
