@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import tyro
 from pydantic import BaseModel, ValidationError
@@ -22,6 +23,8 @@ from dfdet.errors import ConfigError
 from dfdet.recipes import RECIPES
 
 DEFAULT_RECIPE = "demo"
+Flags = TypeVar("Flags", bound=BaseModel)
+
 OPTIONS = (tyro.conf.FlagConversionOff,)
 """Every field is ``--path VALUE``, booleans too (``--loss.slerp True``), as in sweeps and messages."""
 
@@ -58,6 +61,21 @@ def _parse_saved(args: list[str], prog: str) -> Config:
     saved = from_json(Path(path))
     return _quietly(
         lambda: tyro.cli(Config, prog=prog, args=rest, default=saved, use_underscores=True, config=OPTIONS)
+    )
+
+
+def parse_flags(kind: type[Flags], argv: Sequence[str], prog: str, default: Flags | None = None) -> Flags:
+    """Flags of another model than the config, as ``--trials 16``.
+
+    Raises:
+        ConfigError: A bad value or an impossible combination.
+        SystemExit: Help was asked for and printed (code 0).
+    """
+    start = tyro.MISSING_NONPROP if default is None else default
+    return _quietly(
+        lambda: tyro.cli(
+            kind, prog=prog, args=list(argv), default=start, use_underscores=True, config=OPTIONS
+        )
     )
 
 
@@ -105,7 +123,7 @@ def _summary(recipe: Callable[[], Config]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in plain.split("\n\n"))
 
 
-def _quietly(parse: Callable[[], Config]) -> Config:
+def _quietly(parse: Callable[[], Flags]) -> Flags:
     """Turns tyro's boxes into one line: it prints them itself and exits."""
     printed = io.StringIO()
     try:

@@ -11,7 +11,10 @@ import hashlib
 import json
 import logging
 import traceback
+from dataclasses import dataclass
+from typing import Literal
 
+from dfdet.config import Config
 from dfdet.errors import DfdetError
 from dfdet.runs.atomic import to_json, write_json_atomic
 from dfdet.runs.runfolder import RunFolder, read_metrics
@@ -45,6 +48,46 @@ def read(run: RunFolder) -> tuple[str, int] | None:
         return None
     record = json.loads((run.path / FOLDER / FAILURE).read_text(encoding="utf-8"))
     return record["message"], record["exit_code"]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended, as its folder and its driver tell."""
+
+    status: Literal["finished", "stopped", "failed"]
+    message: str = ""
+    """Why it stopped or failed, one line."""
+    code: int = 0
+    """Exit code of a failure."""
+
+
+def ending(run: RunFolder, config: Config, failure: BaseException | None) -> Ending:
+    """How a run ended.
+
+    Args:
+        run: Its folder.
+        config: Of the run.
+        failure: What Ray Train failed with, if it did.
+    """
+    if recorded := read(run):
+        return Ending("failed", *recorded)
+    result = run.read_result() or {}
+    if result.get("status") == "finished":
+        return Ending("finished")
+    if failure is not None:
+        from ray_jobs.trainer import explain
+
+        own = isinstance(failure, DfdetError)
+        return Ending("failed", str(failure) if own else explain(failure, config), 1)
+    if result.get("status") == "stopped":
+        return Ending("stopped", str(result.get("reason")))
+    return Ending("failed", "the workers ended without a result", 1)
+
+
+def keep(run: RunFolder, message: str, cause: BaseException | None) -> None:
+    """Records a failure in the run's result and log."""
+    logger.error("%s", message, exc_info=cause)
+    run.write_result({"status": "failed", "message": message, "metrics": {}})
 
 
 def record(run: RunFolder, rank: int, error: Exception) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ def torch_trainer(
     folder: RunFolder,
     *,
     cuda: bool,
-    callbacks: list[Any] | None = None,
+    callbacks: Sequence[Any] = (),
     startup: Startup | None = None,
 ) -> Any:
     """The trainer of one run: workers, restarts and storage from the config.
@@ -70,7 +71,7 @@ def torch_trainer(
                 # lost node.
                 controller_failure_limit=100 if elastic else 2,  # type: ignore[call-arg]
             ),
-            callbacks=[_sigterm_callback(), *(callbacks or [])],
+            callbacks=[_sigterm_callback(), *callbacks],
         ),
     )
 
@@ -110,9 +111,21 @@ def _sigterm_callback() -> Any:
 
 
 def fit(
-    config: Config, folder: RunFolder, *, cuda: bool, startup: Startup | None = None
+    config: Config,
+    folder: RunFolder,
+    *,
+    cuda: bool,
+    callbacks: Sequence[Any] = (),
+    startup: Startup | None = None,
 ) -> BaseException | None:
     """Trains, and starts anew where the controller died, up to ``run.max_failures`` times.
+
+    Args:
+        config: Of the run.
+        folder: Its folder, claimed.
+        cuda: Whether workers have a GPU each.
+        callbacks: Ray Train's, as to forward reports to Tune.
+        startup: The clock of this start.
 
     Returns:
         What it failed with, None where it did not.
@@ -122,7 +135,7 @@ def fit(
     failures = 0
     while True:
         try:
-            torch_trainer(config, folder, cuda=cuda, startup=startup).fit()
+            torch_trainer(config, folder, cuda=cuda, callbacks=callbacks, startup=startup).fit()
             return None
         except RayActorError as error:  # TrainingFailedError is none: that one counts by itself
             failures += 1

@@ -88,7 +88,7 @@ class Ownership:
             RunFolderError: A live process owns it (named with its host).
             OSError: The folder is not writable or its filesystem has no locks.
         """
-        with _locked(folder) as now:
+        with locked(folder) as now:
             current, heartbeat = _read(folder)
             if current and current.is_live(now - heartbeat):
                 raise RunFolderError(
@@ -109,7 +109,7 @@ class Ownership:
         if self._thread.is_alive():
             self._thread.join()
         try:
-            with _locked(self.folder):
+            with locked(self.folder):
                 if self._is_ours():
                     (self.folder / "owner.json").unlink()
         except OSError as error:  # its process being gone frees it too
@@ -119,7 +119,7 @@ class Ownership:
         warner = Warner(logger)
         while not self._released.wait(HEARTBEAT_SECONDS):
             try:
-                with _locked(self.folder):
+                with locked(self.folder):
                     ours = self._is_ours()
                     if ours:
                         os.utime(self.folder / "owner.json")
@@ -138,8 +138,12 @@ class Ownership:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[float]:
-    """Holds the folder's lock; gives the storage's time of day (seconds)."""
+def locked(folder: Path) -> Iterator[float]:
+    """Holds the folder's lock, which a thread cannot take twice; gives the storage's time of day (seconds).
+
+    Raises:
+        OSError: The folder is not there, not writable, or its filesystem has no locks.
+    """
     descriptor = os.open(folder / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -147,6 +151,20 @@ def _locked(folder: Path) -> Iterator[float]:
         yield os.fstat(descriptor).st_mtime
     finally:
         os.close(descriptor)
+
+
+def is_live(folder: Path) -> bool:
+    """Whether a live process owns a folder; a folder that is not there has no owner.
+
+    Raises:
+        OSError: The storage cannot be read.
+    """
+    try:
+        with locked(folder) as now:
+            owner, heartbeat = _read(folder)
+    except FileNotFoundError:
+        return False
+    return owner is not None and owner.is_live(now - heartbeat)
 
 
 def _read(folder: Path) -> tuple[Owner | None, float]:

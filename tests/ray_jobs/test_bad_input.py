@@ -18,7 +18,8 @@ from dfdet.config import Model, from_json
 from dfdet.model.backbone import build_tower
 from dfdet.runs.runfolder import RunFolder
 from ray_jobs import cluster
-from ray_jobs.train import main, with_absolute_paths
+from ray_jobs.preflight import with_absolute_paths
+from ray_jobs.train import main
 
 Refuse = Callable[..., str]
 

@@ -12,7 +12,7 @@ from dfdet.config import Config, Data, Run
 from dfdet.errors import ConfigError, ShardSetError
 from ray_jobs import cluster
 from ray_jobs.cluster import absolute, check_fits, check_local, check_resources, joins_cluster
-from ray_jobs.train import with_absolute_paths
+from ray_jobs.preflight import with_absolute_paths
 
 
 @pytest.fixture(autouse=True)

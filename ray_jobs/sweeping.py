@@ -1,0 +1,182 @@
+"""A sweep on Ray Tune: it runs the trials side by side, and asks our sweeper what to run and what to stop.
+
+Ray Tune's own searcher for Optuna is not used: it tells Optuna that a stopped trial is complete, and its
+state is a pickle beside the study. Here the study is all there is, so that a sweep resumes from it alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+from dfdet.config import Config
+from dfdet.errors import ConfigError, TrainingError
+from dfdet.sweep.study import Done
+from dfdet.sweep.sweeper import Assignment, Sweeper
+from ray_jobs.trial import train_setting
+
+logger = logging.getLogger(__name__)
+
+TUNE_FOLDER = "ray-tune"
+"""Of a driver's folder: Ray Tune's own files, of no use once the driver has ended."""
+
+NOT_KEPT = (str, ("kept by the study",))
+"""What Ray Tune pickles, for a restore that nothing does, in place of what holds the study."""
+
+QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # of its own state, which nothing reads
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+def room(config: Config, available: dict[str, float], *, cuda: bool) -> int:
+    """How many settings can train side by side."""
+    run = config.run
+    needs = {"CPU": run.cpus_per_worker, **({"GPU": 1.0} if cuda else {})}
+    return min(
+        math.floor(available.get(kind, 0.0) / (run.fewest_workers * need) + 1e-9)
+        for kind, need in needs.items()
+    )
+
+
+def concurrency(config: Config, wanted: int, available: dict[str, float], *, cuda: bool) -> int:
+    """How many settings train side by side.
+
+    Args:
+        config: Of a setting.
+        wanted: 0 for as many as fit.
+        available: The cluster's resources by kind.
+        cuda: Whether workers have a GPU each.
+
+    Raises:
+        ConfigError: More are wanted than fit: with the arithmetic.
+    """
+    fits = room(config, available, cuda=cuda)
+    if wanted <= fits:
+        return wanted or fits
+    run = config.run
+    gpus = f" and 1 GPU (of {available.get('GPU', 0):g})" if cuda else ""
+    raise ConfigError(
+        f"--concurrent {wanted}: {wanted} settings x {run.fewest_workers} workers x"
+        f" {run.cpus_per_worker:g} CPU (of {available.get('CPU', 0):g}){gpus} do not fit;"
+        f" set --concurrent {fits}, or fewer --run.workers"
+    )
+
+
+def run_sweep(
+    sweeper: Sweeper,
+    concurrent: int,
+    *,
+    cuda: bool,
+    train: Callable[[dict[str, Any]], None] = train_setting,
+) -> BaseException | None:
+    """Runs the sweep to its end or a stop; gives what it failed with.
+
+    Args:
+        sweeper: What to run.
+        concurrent: Settings side by side.
+        cuda: Whether workers have a GPU each.
+        train: What a trial runs.
+    """
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    from ray import tune
+
+    tune_folder = sweeper.driver / TUNE_FOLDER
+    try:
+        tune.Tuner(
+            # Ray Train reserves what its workers need; the trial itself only waits
+            tune.with_resources(train, {"memory": 1e6}),
+            tune_config=tune.TuneConfig(
+                search_alg=_searcher(sweeper, cuda),
+                scheduler=_scheduler(sweeper),
+                num_samples=-1,
+                max_concurrent_trials=concurrent,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name=f"attempt-{time.time_ns()}",
+                storage_path=str(tune_folder),
+                failure_config=tune.FailureConfig(max_failures=0),
+                verbose=0,
+            ),
+        ).fit()
+    except Exception as error:  # noqa: BLE001 - whatever Tune raises, the study and the runs are safe
+        return error
+    finally:
+        shutil.rmtree(tune_folder, ignore_errors=True)
+    return TrainingError(sweeper.failure) if sweeper.failure else None
+
+
+def _searcher(sweeper: Sweeper, cuda: bool) -> Any:
+    from ray.tune.search import Searcher
+
+    class StudySearcher(Searcher):
+        """Asks the sweeper for settings, and tells it of their ends."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._assigned: dict[str, Assignment] = {}
+
+        def suggest(self, trial_id: str) -> Any:
+            found = sweeper.next()
+            if isinstance(found, Done):
+                return Searcher.FINISHED
+            if found is None:
+                return None
+            self._assigned[trial_id] = found
+            return {
+                "phase": found.phase,
+                "number": found.number,
+                "configs": [config.model_dump(mode="json") for config in found.runs],
+                "driver": str(sweeper.driver),
+                "cuda": cuda,
+            }
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            found = self._assigned.pop(trial_id, None)
+            if found is not None:
+                crash = "its process died without a word: killed, or out of memory" if error else None
+                sweeper.ended(found.phase, found.number, crash)
+
+        def __reduce__(self) -> Any:
+            return NOT_KEPT
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: the study is the state."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing: the study is the state."""
+
+    return StudySearcher()
+
+
+def _scheduler(sweeper: Sweeper) -> Any:
+    from ray.tune.schedulers import FIFOScheduler
+
+    class StudyScheduler(FIFOScheduler):
+        """Hands reports to the sweeper, which asks a run to stop, and does not kill it.
+
+        Killed, it would leave the places of its workers taken.
+        """
+
+        def __reduce__(self) -> Any:
+            return NOT_KEPT
+
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            if "run_number" in result:
+                config = trial.config
+                sweeper.report(config["phase"], config["number"], result["run_number"], result)
+            return str(FIFOScheduler.CONTINUE)
+
+    return StudyScheduler()

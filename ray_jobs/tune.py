@@ -1,0 +1,175 @@
+"""Searches hyperparameters: Optuna proposes settings, Ray Tune trains them side by side.
+
+    python ray_jobs/tune.py RECIPE [--trials 16 ...] [--section.field VALUE ...]
+    python ray_jobs/tune.py --resume NAME [--trials 32 ...]
+    ray job submit --working-dir . -- python ray_jobs/tune.py gend --trials 32
+
+What it found lies in the sweep's folder: best.json for `train.py --config`, trials.csv, report.html.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from dfdet.config import Config
+from dfdet.errors import ConfigError, DfdetError
+from dfdet.runs.runlog import RunLog, log_to
+from dfdet.sweep import command
+from dfdet.sweep.command import Command, Record
+from dfdet.sweep.objective import Objective, parse_objectives
+from dfdet.sweep.outcome import write_outcome
+from dfdet.sweep.samplers import build_pruner, check_sampler
+from dfdet.sweep.space_checks import check_space
+from dfdet.sweep.space_file import read_space
+from dfdet.sweep.spaces import default_space, published_points
+from dfdet.sweep.study import Search, SweepStudy
+from dfdet.sweep.sweeper import Sweeper
+from ray_jobs.cluster import absolute, connect
+from ray_jobs.console import Console
+from ray_jobs.preflight import build_demo_if_missing, check, with_absolute_paths
+from ray_jobs.watch import watch
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line; gives the exit code (0 done, 2 bad input, 1 failure, 130/143 signals)."""
+    try:
+        asked = command.parse(argv, "tune.py")
+        record = begun(asked) if asked.config is not None else resumed(asked)
+        check_setting(record.config)
+        return run(record)
+    except DfdetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def begun(asked: Command) -> Record:
+    """A sweep from its command line; where its name is taken by the same sweep, that goes on."""
+    assert asked.config is not None
+    config = with_absolute_paths(asked.config)
+    build_demo_if_missing(config)
+    space = default_space(config)
+    if asked.options.space:
+        space = read_space(Path(absolute(asked.options.space)), space, config)
+    check_space(space, config)
+    return Record(config=config, options=asked.options, space=space)
+
+
+def resumed(asked: Command) -> Record:
+    """A sweep from its folder, with the command line's own flags."""
+    record = command.resumed(asked, Path(absolute(asked.storage)) / str(asked.resume), "tune.py")
+    if "--space" in " ".join(asked.flags):
+        place = Path(absolute(str(record.options.space)))
+        space = read_space(place, default_space(record.config), record.config)
+        check_space(space, record.config)
+        record = record.model_copy(update={"space": space})
+    return record
+
+
+def folder_of(record: Record) -> Path:
+    """Folder of the sweep."""
+    return Path(record.config.run.storage) / str(record.config.run.name)
+
+
+def check_setting(config: Config) -> None:
+    """Refuses what would fail in every setting, before any starts."""
+    if not isinstance(config.run.workers, int):
+        raise ConfigError(
+            f"run.workers={list(config.run.workers)}: settings of a sweep train side by side, each with"
+            " equally many workers; give one number"
+        )
+    check(config)
+
+
+def run(record: Record) -> int:
+    """Searches, and leaves what was found in the sweep's folder."""
+    folder, config = folder_of(record), record.config
+    objectives = parse_objectives(record.options.objective, config)
+    check_sampler(record.options.sampler, record.space, len(objectives), record.options.pruner)
+    with open_studies(folder, record, objectives) as (search, final):
+        command.write(folder, record)
+        log_to([RunLog(folder / "log.txt")])
+        print(f"sweep folder: {folder}", flush=True)
+        for name, why in search.publish(published_points(config)).items():
+            print(f"published setting {name} is not among the trials: {why}", flush=True)
+        cuda = connect(config)
+        sweeper = Sweeper(folder, config, record.options, objectives, search, final)
+        failure, signals = search_on_ray(sweeper, cuda=cuda)
+        return conclude(sweeper, failure, signals)
+
+
+@contextmanager
+def open_studies(
+    folder: Path, record: Record, objectives: list[Objective]
+) -> Iterator[tuple[SweepStudy, SweepStudy]]:
+    """The study of the search and that of the last runs, open for this driver."""
+    options, config = record.options, record.config
+    header = {
+        "base": config.model_dump(mode="json"),
+        "space": record.space.model_dump(mode="json"),
+        "options": options.model_dump(mode="json"),
+    }
+    search = Search(
+        config,
+        record.space,
+        options.sampler,
+        config.run.seed,
+        build_pruner(options.pruner, config.optim.epochs, options.reduction, options.min_epochs),
+    )
+    with ExitStack() as stack:
+        studies = []
+        for name, how in ((folder.name, search), (f"{folder.name}-final", None)):
+            study = SweepStudy.open(
+                folder, options.study, name=name, objectives=objectives, header=header, search=how
+            )
+            stack.callback(study.close)
+            studies.append(study)
+        yield studies[0], studies[1]
+
+
+def search_on_ray(sweeper: Sweeper, *, cuda: bool) -> tuple[BaseException | None, list[int]]:
+    """Runs the sweep on the cluster; gives what it failed with and the signals received."""
+    import ray
+
+    from ray_jobs.sweeping import concurrency, run_sweep
+
+    available = ray.cluster_resources()
+    concurrent = concurrency(sweeper.base, sweeper.options.concurrent, available, cuda=cuda)
+    print(f"{concurrent} settings side by side", flush=True)
+    with Console(sweeper, concurrent):
+        return watch(lambda: run_sweep(sweeper, concurrent, cuda=cuda), sweeper.stop)
+
+
+def conclude(sweeper: Sweeper, failure: BaseException | None, signals: list[int]) -> int:
+    """Exit code of a sweep that ended, with what it found written and printed."""
+    outcome = write_outcome(sweeper)
+    if outcome.best:
+        print(f"{outcome.verdict}\nbest config: {outcome.best}")
+    print(f"report: {outcome.report}", flush=True)
+    again = f"--resume {sweeper.folder.name}"
+    if signals:
+        print(f"stopped; go on with {again}", flush=True)
+        return 128 + signals[0]
+    if failure is not None:
+        own = isinstance(failure, DfdetError)
+        message = str(failure) if own else f"{type(failure).__name__}: {failure}; go on with {again}"
+        logger.error("%s", message, exc_info=failure)
+        print(f"error: {message} (log: {sweeper.folder / 'log.txt'})", file=sys.stderr)
+        return 1
+    if not outcome.best:
+        print("error: no setting was trained to its end; the reasons are in the report", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # what Ray does at exit would wait for a cluster that is gone
