@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dfdet.recipes import demo
-from dfdet.sweep.space import Dimension, Space
+from dfdet.sweep.space.space import Dimension, Space
 
 EPOCHS = 10
 BEST_LR, FINAL, CHANCE = 3e-3, 0.95, 0.5

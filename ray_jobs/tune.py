@@ -24,9 +24,9 @@ from dfdet.sweep.command import Command, Record
 from dfdet.sweep.objective import Objective, parse_objectives
 from dfdet.sweep.outcome import write_outcome
 from dfdet.sweep.samplers import build_pruner, check_sampler
-from dfdet.sweep.space_checks import check_space
-from dfdet.sweep.space_file import read_space
-from dfdet.sweep.spaces import default_space, published_points
+from dfdet.sweep.space.checks import check_space
+from dfdet.sweep.space.defaults import default_space, published_points
+from dfdet.sweep.space.file import read_space
 from dfdet.sweep.study import Search, SweepStudy
 from dfdet.sweep.sweeper import Sweeper
 from ray_jobs.cluster import absolute, connect

@@ -18,7 +18,7 @@ from dfdet.config import Config, explain
 from dfdet.errors import ConfigError
 from dfdet.runs.atomic import write_json_atomic
 from dfdet.sweep.options import Options
-from dfdet.sweep.space import Space
+from dfdet.sweep.space.space import Space
 
 RECORD = "sweep.json"
 """File of the sweep's folder."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dfdet.config import Section
 
-Sampler = Literal["tpe", "random", "grid", "cmaes", "gp", "nsga2"]
+Sampler = Literal["tpe", "tpe-joint", "random", "grid", "cmaes", "gp", "nsga2"]
 Pruner = Literal["asha", "median", "none"]
 
 
@@ -22,12 +22,13 @@ class Options(Section):
     space: str | None = None
     """YAML file that narrows or replaces the searched dimensions."""
     sampler: Sampler = "tpe"
-    """Who proposes settings: Optuna's TPE, random, grid, CMA-ES, Gaussian process or NSGA-II."""
+    """Who proposes settings: Optuna's TPE (joint: dimensions modelled together), random, grid, CMA-ES,
+    Gaussian process or NSGA-II."""
     pruner: Pruner = "asha"
     """Who stops a setting early: asha (successive halving), median, or none."""
     reduction: int = Field(3, ge=2, le=16)
     """ASHA lets the best 1/reduction of a rung go on (factor)."""
-    min_epochs: int = Field(1, ge=1)
+    min_epochs: int = Field(2, ge=1)
     """Epochs that every setting is trained before it may be stopped (epochs)."""
     objective: tuple[str, ...] = ()
     """Metrics of a run's validation or speed, each METRIC or METRIC:min; two or more search the Pareto

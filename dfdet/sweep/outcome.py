@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dfdet.sweep import finals, results
-from dfdet.sweep.report import write_report
+from dfdet.sweep.report.write import write_report
 from dfdet.sweep.sweeper import Sweeper
 
 

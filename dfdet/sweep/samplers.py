@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial
 
 from dfdet.errors import ConfigError
 from dfdet.sweep.grid import Grid
-from dfdet.sweep.space import Space
+from dfdet.sweep.space.space import Space
 from dfdet.sweep.tpe import GroupedTPE
 
 SAMPLERS = ("tpe", "tpe-joint", "random", "grid", "cmaes", "gp", "nsga2")

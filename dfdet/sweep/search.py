@@ -14,7 +14,7 @@ from dfdet.config import Config
 from dfdet.errors import ConfigError
 from dfdet.sweep.grid import Grid
 from dfdet.sweep.samplers import build_sampler
-from dfdet.sweep.space import Space
+from dfdet.sweep.space.space import Space
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,8 @@ class SweepStudy:
 
         Returns:
             Whether the setting is to be stopped now: the pruner's word, which a repeated report of that
-            epoch, or a later one, gets again. Never with several objectives.
+            epoch, or a later one, gets again. Never with several objectives, and never of a published
+            setting: it is what the others are compared with.
         """
         with self._held(number) as trial:
             if (stopped := trial.user_attrs.get("stopped_epoch")) is not None:
@@ -239,6 +240,8 @@ class SweepStudy:
             if epoch in trial.intermediate_values or len(self.study.directions) > 1:
                 return False
             self._storage.set_trial_intermediate_value(trial._trial_id, epoch, float(value))
+            if "published" in trial.user_attrs:
+                return False
             stop = self.study.pruner.prune(self.study, self._storage.get_trial(trial._trial_id))
             if stop:
                 self._set(trial, {"stopped_epoch": epoch})

@@ -24,7 +24,7 @@ from dfdet.recipes import demo
 from dfdet.runs.runfolder import read_metrics
 from dfdet.sweep.objective import Objective
 from dfdet.sweep.options import Options
-from dfdet.sweep.space import Space
+from dfdet.sweep.space.space import Space
 from dfdet.sweep.study import Search, SweepStudy
 from dfdet.sweep.sweeper import Sweeper
 

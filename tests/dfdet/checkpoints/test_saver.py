@@ -129,7 +129,8 @@ def test_close_writes_what_is_in_hand(folder):
 
 def test_an_exit_without_close_ends_and_writes(folder):
     code = (
-        "import sys\nfrom pathlib import Path\nfrom tests.dfdet.checkpoints.test_saver import give, saver_of\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from tests.dfdet.checkpoints.test_saver import give, saver_of\n"
         "saver = saver_of(Path(sys.argv[1]))\ngive(saver, 1)\nraise SystemExit(3)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, timeout=100)

@@ -9,7 +9,7 @@ from dfdet.config import Config
 from dfdet.sweep.objective import Objective
 from dfdet.sweep.samplers import build_pruner
 from dfdet.sweep.search import Search
-from dfdet.sweep.space import Dimension, Space
+from dfdet.sweep.space.space import Dimension, Space
 from dfdet.sweep.study import Ask, Done, SweepStudy
 
 BASE = Config().replace({"optim.epochs": 10})

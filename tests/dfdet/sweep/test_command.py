@@ -8,7 +8,7 @@ from dfdet.recipes import demo
 from dfdet.sweep import command
 from dfdet.sweep.command import Record
 from dfdet.sweep.options import Options
-from dfdet.sweep.spaces import default_space
+from dfdet.sweep.space.defaults import default_space
 
 
 def parse(text: str) -> command.Command:
@@ -26,7 +26,9 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_flags_without_a_dot_are_the_sweeps_and_the_others_the_configs() -> None:
-    asked = parse("demo --trials 16 --optim.epochs 3 --concurrent=2 --objective val/demo/video/ap perf/step_s")
+    asked = parse(
+        "demo --trials 16 --optim.epochs 3 --concurrent=2 --objective val/demo/video/ap perf/step_s"
+    )
     assert (asked.options.trials, asked.options.concurrent) == (16, 2)
     assert asked.options.objective == ("val/demo/video/ap", "perf/step_s")
     assert asked.config is not None

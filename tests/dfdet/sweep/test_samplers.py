@@ -10,7 +10,7 @@ from dfdet.config import Config
 from dfdet.errors import ConfigError
 from dfdet.sweep.grid import Grid
 from dfdet.sweep.samplers import PRUNERS, SAMPLERS, build_pruner, build_sampler, check_sampler
-from dfdet.sweep.space import Dimension, Space
+from dfdet.sweep.space.space import Dimension, Space
 from dfdet.sweep.tpe import GroupedTPE
 
 LR = Dimension(low=1e-5, high=1e-1, log=True)

@@ -4,7 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 from dfdet.sweep.samplers import build_pruner
-from dfdet.sweep.space import Dimension, Space
+from dfdet.sweep.space.space import Dimension, Space
 from dfdet.sweep.study import Done, SweepStudy, TrialTakenError
 from tests.dfdet.sweep.studies import AUROC, BASE, SPEED, finish
 

@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from dfdet.errors import ConfigError, RunFolderError
-from dfdet.sweep.space import Dimension, Space
+from dfdet.sweep.space.space import Dimension, Space
 from tests.dfdet.sweep.studies import AUROC, BASE, SPACE, SPEED, finish
 
 # ---- the same sweep?

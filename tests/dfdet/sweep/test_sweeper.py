@@ -11,7 +11,7 @@ from dfdet.recipes import demo
 from dfdet.sweep.objective import Objective
 from dfdet.sweep.options import Options
 from dfdet.sweep.samplers import build_pruner
-from dfdet.sweep.space import Space
+from dfdet.sweep.space.space import Space
 from dfdet.sweep.study import Done, Search, SweepStudy
 from dfdet.sweep.sweeper import STOP, Assignment, Sweeper
 
@@ -107,24 +107,38 @@ def test_a_setting_is_scored_by_the_mean_over_its_seeds_with_their_spread(begin)
     assert trial.user_attrs["epochs"] == 12
 
 
-def test_a_setting_behind_the_others_is_asked_to_stop_and_told_pruned(begin, tmp_path) -> None:
-    sweeper = begin()
-    for score in (0.9, 0.8, 0.7):
+def go_on(sweeper: Sweeper, *scores: float) -> None:
+    """Settings that are trained to their end, with a report after the first epoch."""
+    for score in scores:
         assignment = taken(sweeper)
         sweeper.report("search", assignment.number, 0, {"epoch": 1, METRIC: score})
-        if score == 0.7:
-            break
         finish(assignment, score)
         sweeper.ended("search", assignment.number, None)
+
+
+def test_a_setting_behind_the_others_is_asked_to_stop_and_told_pruned(begin, tmp_path) -> None:
+    sweeper = begin(min_epochs=1)
+    go_on(sweeper, 0.9, 0.95)
+    behind = taken(sweeper)
     (tmp_path / "sweep/0002").mkdir()
-    sweeper.report("search", 2, 0, {"epoch": 2, METRIC: 0.1})
-    stops = [(tmp_path / "sweep" / name / "stop").exists() for name in ("0000", "0001", "0002")]
-    finish(assignment, 0.7, status="stopped")
+    sweeper.report("search", 2, 0, {"epoch": 1, METRIC: 0.6})
+    assert (tmp_path / "sweep/0002/stop").read_text() == "stopped early after epoch 1"
+    assert sweeper.search.trials()[2].state == TrialState.RUNNING
+    finish(behind, 0.6, status="stopped")
     sweeper.ended("search", 2, None)
     last = sweeper.search.trials()[2]
-    assert last.state == TrialState.PRUNED
-    assert last.value == last.intermediate_values[last.user_attrs["stopped_epoch"]]
-    assert stops[0] is False
+    assert (last.state, last.value, last.user_attrs["stopped_epoch"]) == (TrialState.PRUNED, 0.6, 1)
+
+
+def test_a_published_setting_is_trained_to_its_end(begin, tmp_path) -> None:
+    sweeper = begin(min_epochs=1)
+    go_on(sweeper, 0.9, 0.95)
+    sweeper.search.publish({"recipe": {"loss.uniformity": 0.5}})
+    assert taken(sweeper).number == 2
+    (tmp_path / "sweep/0002").mkdir()
+    sweeper.report("search", 2, 0, {"epoch": 1, METRIC: 0.1})
+    assert not (tmp_path / "sweep/0002/stop").exists()
+    assert sweeper.search.trials()[2].intermediate_values == {1: 0.1}
 
 
 def test_only_reports_of_the_first_seed_are_compared(begin) -> None:

@@ -12,8 +12,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from dfdet.recipes import demo
-from dfdet.sweep.report import write_report
-from dfdet.sweep.report_parts import distributions_of, short_names
+from dfdet.sweep.report.parts import distributions_of, short_names
+from dfdet.sweep.report.write import write_report
 
 METRIC = "val/demo/video/auroc"
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'

@@ -9,10 +9,10 @@ import pytest
 from dfdet.config import Config
 from dfdet.errors import ConfigError
 from dfdet.recipes import RECIPES
-from dfdet.sweep.space import Dimension, Space
-from dfdet.sweep.space_checks import check_space
-from dfdet.sweep.space_file import read_space
-from dfdet.sweep.spaces import default_space
+from dfdet.sweep.space.checks import check_space
+from dfdet.sweep.space.defaults import default_space
+from dfdet.sweep.space.file import read_space
+from dfdet.sweep.space.space import Dimension, Space
 
 BASE = RECIPES["paper"]()
 DEFAULT = default_space(BASE)

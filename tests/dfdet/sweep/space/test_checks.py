@@ -9,8 +9,8 @@ import pytest
 from dfdet.config import Config
 from dfdet.errors import ConfigError
 from dfdet.recipes import RECIPES
-from dfdet.sweep.space import Dimension, Space
-from dfdet.sweep.space_checks import check_space
+from dfdet.sweep.space.checks import check_space
+from dfdet.sweep.space.space import Dimension, Space
 
 BASE = RECIPES["paper"]()
 

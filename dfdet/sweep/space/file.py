@@ -21,8 +21,8 @@ from pydantic import ValidationError
 
 from dfdet.config import Config, explain
 from dfdet.errors import ConfigError
-from dfdet.sweep.space import Dimension, Space
-from dfdet.sweep.space_fields import DEFAULTS, checked
+from dfdet.sweep.space.fields import DEFAULTS, checked
+from dfdet.sweep.space.space import Dimension, Space
 
 RANGE_KEYS = {"low", "high", "log", "step", "integer"}
 

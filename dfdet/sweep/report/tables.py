@@ -7,11 +7,11 @@ import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from dfdet.sweep.cost import Cost, cost_of, saved_by_stopping
 from dfdet.sweep.finals import FinalRow, Interval, conclude, conclude_search, winner
-from dfdet.sweep.report_facts import Facts
-from dfdet.sweep.report_page import Cell, code, folded, paragraph, section, table
-from dfdet.sweep.report_parts import value_text
+from dfdet.sweep.report.cost import Cost, cost_of, saved_by_stopping
+from dfdet.sweep.report.facts import Facts
+from dfdet.sweep.report.page import Cell, code, folded, paragraph, section, table
+from dfdet.sweep.report.parts import value_text
 from dfdet.sweep.results import ENDED, Setting, score_text
 from dfdet.sweep.status import duration_text
 

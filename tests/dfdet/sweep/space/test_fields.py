@@ -8,7 +8,7 @@ import pytest
 
 from dfdet.cli import field_paths
 from dfdet.errors import ConfigError
-from dfdet.sweep.space_fields import DEFAULTS, REFUSED, checked, path_problem
+from dfdet.sweep.space.fields import DEFAULTS, REFUSED, checked, path_problem
 
 
 def test_every_field_of_the_config_is_known() -> None:

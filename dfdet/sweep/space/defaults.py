@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from dfdet.config import Config, leaves
-from dfdet.sweep.space import Dimension, Space, Value
+from dfdet.sweep.space.space import Dimension, Space, Value
 
 UNDER_MARGIN: dict[str, tuple[Value, ...]] = {"model.head": ("cosine", "angular")}
 WHERE_FEATURES_TRAIN: dict[str, tuple[Value, ...]] = {"tuning.mode": ("ln", "full", "lora")}

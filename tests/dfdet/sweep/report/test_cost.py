@@ -1,6 +1,6 @@
 import pytest
 
-from dfdet.sweep.cost import cost_of, full_epochs, saved_by_stopping
+from dfdet.sweep.report.cost import cost_of, full_epochs, saved_by_stopping
 from dfdet.sweep.results import Setting
 
 SEARCH = [

@@ -12,13 +12,12 @@ from optuna import Study
 
 from dfdet import __version__
 from dfdet.runs.atomic import write_bytes_atomic
-from dfdet.sweep import report_figures as figures
-from dfdet.sweep import report_tables as tables
-from dfdet.sweep.importances import BEST_SHARE, importances
-from dfdet.sweep.report_facts import Facts, read_facts
-from dfdet.sweep.report_page import page, paragraph, plot, section
-from dfdet.sweep.report_parallel import parallel
-from dfdet.sweep.report_parts import hover_text
+from dfdet.sweep.report import figures, tables
+from dfdet.sweep.report.facts import Facts, read_facts
+from dfdet.sweep.report.importances import BEST_SHARE, importances
+from dfdet.sweep.report.page import page, paragraph, plot, section
+from dfdet.sweep.report.parallel import parallel
+from dfdet.sweep.report.parts import hover_text
 
 AXIS_PX = 82
 """Room of an axis of the parallel coordinates (pixels)."""

@@ -5,7 +5,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from dfdet.sweep.importances import importances
+from dfdet.sweep.report.importances import importances
 
 UNIT = FloatDistribution(0, 1)
 

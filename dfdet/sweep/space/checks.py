@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 
 from dfdet.config import Config, leaves
 from dfdet.errors import ConfigError
-from dfdet.sweep.space import Dimension, Space, Value
-from dfdet.sweep.space_fields import DEFAULTS, checked, path_problem, unknown
+from dfdet.sweep.space.fields import DEFAULTS, checked, path_problem, unknown
+from dfdet.sweep.space.space import Dimension, Space, Value
 
 RANDOM_SETTINGS = 200
 """Settings that are tried for contradictions, besides the ends of each dimension."""

@@ -10,8 +10,8 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from dfdet.sweep.finals import FinalRow
-from dfdet.sweep.importances import Importances
-from dfdet.sweep.report_parts import (
+from dfdet.sweep.report.importances import Importances
+from dfdet.sweep.report.parts import (
     BLUE,
     GREEN,
     GREY,

@@ -16,8 +16,8 @@ from optuna.trial import BaseTrial
 
 from dfdet.config import Config, Section, leaves
 from dfdet.errors import ConfigError
-from dfdet.sweep.space_dimension import Dimension, Value
-from dfdet.sweep.space_fields import DEFAULTS, unknown
+from dfdet.sweep.space.dimension import Dimension, Value
+from dfdet.sweep.space.fields import DEFAULTS, unknown
 
 __all__ = ["Dimension", "Space", "Value"]
 

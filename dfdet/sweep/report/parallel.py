@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
-from dfdet.sweep.report_parts import (
+from dfdet.sweep.report.parts import (
     GREY,
     Distributions,
     Figure,

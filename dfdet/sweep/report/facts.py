@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from dfdet.sweep.finals import FinalRow, choose_baseline, compare
 from dfdet.sweep.objective import Objective
-from dfdet.sweep.report_parts import distributions_of, short_names
+from dfdet.sweep.report.parts import distributions_of, short_names
 from dfdet.sweep.results import Direction, Setting, best_first, metric_text, pareto_front, read_settings
 
 

@@ -14,8 +14,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from dfdet.config import Config
 from dfdet.recipes import RECIPES
-from dfdet.sweep.space import Dimension, Space
-from dfdet.sweep.spaces import default_space
+from dfdet.sweep.space.defaults import default_space
+from dfdet.sweep.space.space import Dimension, Space
 
 BASE = RECIPES["paper"]()
 COSINE = BASE.replace({"model.head": "cosine", "model.margin": 0.2, "model.scale": 30.0})

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from dfdet.config import Config
 from dfdet.recipes import RECIPES
-from dfdet.sweep.space import Dimension, Space
-from dfdet.sweep.space_checks import check_space
-from dfdet.sweep.space_file import read_space
-from dfdet.sweep.spaces import default_space, published_points
+from dfdet.sweep.space.checks import check_space
+from dfdet.sweep.space.defaults import default_space, published_points
+from dfdet.sweep.space.file import read_space
+from dfdet.sweep.space.space import Dimension, Space
 
 NARROWED = """
 dimensions:

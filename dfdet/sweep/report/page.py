@@ -61,12 +61,12 @@ def page(title: str, sections: Iterable[str], hover: Mapping[str, str]) -> str:
         sections: HTML.
         hover: What pictures show for each number in their ``customdata``, escaped.
     """
-    plotly, script = get_plotlyjs(), _own("report.js")
+    plotly, script = get_plotlyjs(), _own("page.js")
     hashes = " ".join(f"'sha256-{_sha256(text)}'" for text in (plotly, script))
     return PAGE.format(
         policy=POLICY.format(hashes=hashes),
         title=escape(title),
-        style=_own("report.css"),
+        style=_own("page.css"),
         body="\n".join(section for section in sections if section),
         hover=_data(hover),
         plotly=plotly,
@@ -126,7 +126,7 @@ def _data(obj: Any) -> str:
 
 @cache
 def _own(name: str) -> str:
-    return resources.files("dfdet.sweep").joinpath(name).read_text(encoding="utf-8")
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
