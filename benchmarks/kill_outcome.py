@@ -1,8 +1,11 @@
-"""What one case of ``benchmarks/kills.py`` came to."""
+"""What one case of ``benchmarks/kills.py`` came to, and the file that keeps them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -23,3 +26,19 @@ class Outcome:
     """The first difference; empty where there is none."""
     seconds: float
     """How long the case took (seconds)."""
+
+
+def kept(record: Path | None) -> list[Outcome]:
+    """Outcomes that an earlier run of the script has written."""
+    if record is None or not record.exists():
+        return []
+    return [Outcome(**json.loads(line)) for line in record.read_text().splitlines()]
+
+
+def keeping(outcomes: Iterator[Outcome], record: Path | None) -> Iterator[Outcome]:
+    """The outcomes, each written as it comes."""
+    for outcome in outcomes:
+        if record is not None:
+            with record.open("a") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
+        yield outcome

@@ -1,6 +1,6 @@
 """Kills at random moments: does a run that goes on end as an uninterrupted one does?
 
-    python benchmarks/kills.py [--local 180] [--ray 20] [--seed 0] [--keep FOLDER]
+    python benchmarks/kills.py [--local 180] [--ray 20] [--seed 0] [--keep FOLDER] [--record FILE]
 
 Local cases are two ranks of ``python -m dfdet``, started as torchrun starts them. A case runs until a
 random moment, at which SIGKILL hits one rank, both, or the process that started them; sometimes twice;
@@ -9,7 +9,8 @@ be those of one uninterrupted run, bit for bit. Cases through Ray: ``benchmarks/
 
 Moments are fractions of the time that the uninterrupted run took, drawn from the seed (NumPy's PCG64).
 The processes are forks of this one, which has imported what they need: a case takes seconds. Prints a
-table, and exits 1 if any case differs, naming it.
+table, and exits 1 if any case differs, naming it. Outcomes are written to the record as they come, and
+cases that stand in it are not run again.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # no threads before the forks
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-from kill_outcome import Outcome
+from kill_outcome import Outcome, keeping, kept
 from kill_runs import NAME, arguments, build_sets, difference, sets_in
 from kill_start import Start, in_a_fork, preload
 from rich.console import Console
@@ -141,22 +142,22 @@ def _records(run: Path) -> int:
         return 0
 
 
-def local_cases(count: int, seed: int, folder: Path) -> Iterator[Outcome]:
+def local_cases(numbers: Sequence[int], seed: int, folder: Path) -> Iterator[Outcome]:
     """Cases of the local loop, one after another."""
     preload()
     cases = LocalCases(folder, seed)
-    for number in range(count):
+    for number in numbers:
         yield cases.run(number)
 
 
-def all_cases(local: int, ray: int, seed: int, folder: Path) -> Iterator[Outcome]:
+def all_cases(local: Sequence[int], through_ray: Sequence[int], seed: int, folder: Path) -> Iterator[Outcome]:
     """Local cases, then those through Ray."""
     if local:
         yield from local_cases(local, seed, folder)
-    if ray:
+    if through_ray:
         from kills_ray import ray_cases
 
-        yield from ray_cases(ray, seed, folder / "ray")
+        yield from ray_cases(through_ray, seed, folder / "ray")
 
 
 def tracked(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
@@ -194,12 +195,18 @@ def main() -> int:
     parser.add_argument("--ray", type=int, default=20, help="cases through Ray (cases)")
     parser.add_argument("--seed", type=int, default=0, help="seed of kinds and moments")
     parser.add_argument("--keep", type=Path, help="folder for the runs, kept for a look at them")
+    parser.add_argument("--record", type=Path, help="file of outcomes; what stands in it is not run again")
     options = parser.parse_args()
+    done = kept(options.record)
+    was_local = {outcome.number for outcome in done if outcome.kind in KINDS}
+    was_through_ray = {outcome.number for outcome in done if outcome.kind not in KINDS}
+    local = [number for number in range(options.local) if number not in was_local]
+    through_ray = [number for number in range(options.ray) if number not in was_through_ray]
     with contextlib.ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        cases = all_cases(options.local, options.ray, options.seed, folder.absolute())
-        total = options.local + options.ray
-        return show(list(tracked(cases, total)), options.seed)
+        cases = all_cases(local, through_ray, options.seed, folder.absolute())
+        cases = tracked(keeping(cases, options.record), len(local) + len(through_ray))
+        return show([*done, *cases], options.seed)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -175,10 +175,10 @@ class RayCases:
         return 0
 
 
-def ray_cases(count: int, seed: int, folder: Path) -> Iterator[Outcome]:
+def ray_cases(numbers: Sequence[int], seed: int, folder: Path) -> Iterator[Outcome]:
     """Cases through Ray, one after another: a worker, the controller, the driver, the cluster, again."""
     cases = RayCases(folder, seed)
-    for number in range(count):
+    for number in numbers:
         yield cases.run(number)
 
 
@@ -192,7 +192,7 @@ def main() -> int:
     unequal = 0
     with contextlib.ExitStack() as stack:
         folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for outcome in ray_cases(options.count, options.seed, folder.absolute()):
+        for outcome in ray_cases(range(options.count), options.seed, folder.absolute()):
             verdict = "equal" if outcome.equal else f"DIFFERS: {outcome.detail}"
             print(
                 f"{outcome.number:3d}  {outcome.kind:10s}  {outcome.moment:5s}  {outcome.kills} kills "
