@@ -21,7 +21,7 @@ from dfdet.checkpoints.saver import leave_together, wait_together
 from dfdet.config import Config
 from dfdet.context import Context, agree
 from dfdet.data import device_augment
-from dfdet.data.loader import Batch, check_crop_scale
+from dfdet.data.loader import Batch
 from dfdet.data.plan import epoch_plan, fingerprint
 from dfdet.data.sets import open_run_data
 from dfdet.errors import ShardSetError, TrainingError
@@ -119,7 +119,6 @@ class Trainer:
         self.layout = batch_layout(
             config.data.global_batch, context.world_size, config.engine.micro_batch, self.data.spec.unit_size
         )
-        check_crop_scale(self.data.train, config.data.crop_scale)
         context.startup.mark("data")
 
         detector = build_detector(config, device=self.device)

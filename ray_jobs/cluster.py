@@ -99,9 +99,14 @@ def check_local(config: Config) -> None:
         ConfigError: As :func:`connect`; nothing where there is a cluster to join, which only Ray knows.
     """
     if not joins_cluster():
-        import torch
+        check_resources(config, local_resources())
 
-        check_resources(config, {"CPU": float(logical_cpus()), "GPU": float(torch.cuda.device_count())})
+
+def local_resources() -> dict[str, float]:
+    """What a Ray of this machine alone has."""
+    import torch
+
+    return {"CPU": float(logical_cpus()), "GPU": float(torch.cuda.device_count())}
 
 
 def check_resources(config: Config, available: dict[str, float]) -> bool:

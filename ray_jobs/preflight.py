@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dfdet import paths
 from dfdet.config import Config
-from dfdet.data.sets import open_run_data
+from dfdet.data.sets import RunData, open_run_data
 from dfdet.recipes import DEMO_SHARDS
 from dfdet.runs.runfolder import default_name
 from ray_jobs import tracking
@@ -31,11 +31,12 @@ def build_demo_if_missing(config: Config) -> None:
             build(folder, progress=progress)
 
 
-def check(config: Config) -> None:
-    """Refuses, before any worker starts, what would fail in all of them."""
-    open_run_data(config)
+def check(config: Config) -> RunData:
+    """Refuses, before any worker starts, what would fail in all of them; gives the sets, opened."""
+    data = open_run_data(config)
     from dfdet.model.backbone import check_backbone
 
     check_backbone(config.model)
     tracking.check(config)
     check_local(config)
+    return data

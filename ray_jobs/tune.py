@@ -17,21 +17,26 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dfdet.config import Config
+from dfdet.data.sets import RunData
 from dfdet.errors import ConfigError, DfdetError
 from dfdet.runs.runlog import RunLog, log_to
 from dfdet.sweep import command
 from dfdet.sweep.command import Command, Record
 from dfdet.sweep.objective import Objective, parse_objectives
+from dfdet.sweep.options import Options
 from dfdet.sweep.outcome import write_outcome
 from dfdet.sweep.samplers import build_pruner, check_sampler
 from dfdet.sweep.space.checks import check_space
 from dfdet.sweep.space.defaults import default_space, published_points
 from dfdet.sweep.space.file import read_space
+from dfdet.sweep.space.space import Space
+from dfdet.sweep.storage import check_database, with_absolute_path
 from dfdet.sweep.study import Search, SweepStudy
 from dfdet.sweep.sweeper import Sweeper
-from ray_jobs.cluster import absolute, connect
+from ray_jobs.cluster import absolute, check_resources, connect, joins_cluster, local_resources
 from ray_jobs.console import Console
 from ray_jobs.preflight import build_demo_if_missing, check, with_absolute_paths
+from ray_jobs.sweeping import concurrency, run_sweep
 from ray_jobs.watch import watch
 
 logger = logging.getLogger(__name__)
@@ -41,9 +46,7 @@ def main(argv: list[str]) -> int:
     """Runs the command line; gives the exit code (0 done, 2 bad input, 1 failure, 130/143 signals)."""
     try:
         asked = command.parse(argv, "tune.py")
-        record = begun(asked) if asked.config is not None else resumed(asked)
-        check_setting(record.config)
-        return run(record)
+        return run(begun(asked) if asked.config is not None else resumed(asked))
     except DfdetError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -54,37 +57,50 @@ def begun(asked: Command) -> Record:
     assert asked.config is not None
     config = with_absolute_paths(asked.config)
     build_demo_if_missing(config)
-    space = default_space(config)
-    if asked.options.space:
-        space = read_space(Path(absolute(asked.options.space)), space, config)
-    check_space(space, config)
-    return Record(config=config, options=asked.options, space=space)
+    options = asked.options
+    if options.study:
+        options = options.model_copy(update={"study": with_absolute_path(options.study, absolute)})
+    data = check_setting(config, options)
+    return Record(config=config, options=options, space=searched(config, options, data))
 
 
 def resumed(asked: Command) -> Record:
     """A sweep from its folder, with the command line's own flags."""
     record = command.resumed(asked, Path(absolute(asked.storage)) / str(asked.resume), "tune.py")
+    data = check_setting(record.config, record.options)
     if "--space" in " ".join(asked.flags):
-        place = Path(absolute(str(record.options.space)))
-        space = read_space(place, default_space(record.config), record.config)
-        check_space(space, record.config)
-        record = record.model_copy(update={"space": space})
+        record = record.model_copy(update={"space": searched(record.config, record.options, data)})
     return record
 
 
-def folder_of(record: Record) -> Path:
-    """Folder of the sweep."""
-    return Path(record.config.run.storage) / str(record.config.run.name)
-
-
-def check_setting(config: Config) -> None:
-    """Refuses what would fail in every setting, before any starts."""
+def check_setting(config: Config, options: Options) -> RunData:
+    """Refuses what would fail in every setting, before any starts; gives their sets."""
     if not isinstance(config.run.workers, int):
         raise ConfigError(
             f"run.workers={list(config.run.workers)}: settings of a sweep train side by side, each with"
             " equally many workers; give one number"
         )
-    check(config)
+    if options.study:
+        check_database(options.study)
+    data = check(config)
+    if not joins_cluster():
+        available = local_resources()
+        concurrency(config, options.concurrent, available, cuda=check_resources(config, available))
+    return data
+
+
+def searched(config: Config, options: Options, data: RunData) -> Space:
+    """The space of a sweep: the default one, or what its file makes of it."""
+    space = default_space(config, data.widest_crop)
+    if options.space:
+        space = read_space(Path(absolute(options.space)), space, config)
+    check_space(space, config, data.widest_crop)
+    return space
+
+
+def folder_of(record: Record) -> Path:
+    """Folder of the sweep."""
+    return Path(record.config.run.storage) / str(record.config.run.name)
 
 
 def run(record: Record) -> int:
@@ -136,8 +152,6 @@ def open_studies(
 def search_on_ray(sweeper: Sweeper, *, cuda: bool) -> tuple[BaseException | None, list[int]]:
     """Runs the sweep on the cluster; gives what it failed with and the signals received."""
     import ray
-
-    from ray_jobs.sweeping import concurrency, run_sweep
 
     available = ray.cluster_resources()
     concurrent = concurrency(sweeper.base, sweeper.options.concurrent, available, cuda=cuda)

@@ -60,14 +60,6 @@ def decode(data: bytes, into: Pixels | None = None) -> Pixels:
     return image
 
 
-def crop_side(width: int, height: int, crop_scale: float, stored_scale: float) -> int:
-    """Side of the square to cut (pixels): the shorter side where the stored scale is unknown (NaN)."""
-    short = min(width, height)
-    if np.isnan(stored_scale):
-        return short
-    return max(1, min(short, int(short * crop_scale / stored_scale + 0.5)))
-
-
 def cut_middle(image: Pixels, side: int) -> Pixels:
     """The middle square, as a view [side, side, 3]."""
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2

@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import cv2
 import numpy as np
@@ -23,13 +23,14 @@ from torch import Tensor
 
 from dfdet.data.augment import Parameters, draw_parameters
 from dfdet.data.buffers import BufferPool
-from dfdet.data.decode import Pixels, crop_side
+from dfdet.data.crops import check_crop_scale, crop_sides
+from dfdet.data.decode import Pixels
 from dfdet.data.feed import Feed, plan_feed
 from dfdet.data.index import Index
 from dfdet.data.plan import EpochPlan, Ids, rank_slice
 from dfdet.data.prepare import Prepare
 from dfdet.data.reader import DamageError, Reader
-from dfdet.errors import ConfigError, DamagedSampleError, TrainingError
+from dfdet.errors import DamagedSampleError, TrainingError
 
 if TYPE_CHECKING:
     from dfdet.config import Augment
@@ -122,7 +123,7 @@ class Loader:
         self._augment = augment if augment is not None and augment.strength > 0 else None
         self._threads, self._prefetch = threads or os.cpu_count() or 1, max(1, prefetch)
         self._on_damage, self._max_damaged = on_damage, max_damaged
-        self._sides = _crop_sides(index, crop_scale)
+        self._sides = crop_sides(index, crop_scale)
         self.side = resize[0] if resize else int(min(self._sides.max(), max_side))
         jpeg_first = self._augment is not None and self._augment.jpeg_first
         jpeg_only = jpeg_first and rest_on_device and not resize
@@ -277,28 +278,3 @@ def _place(crop: Pixels, buffer: Pixels) -> int:
         buffer[side:] = 0
         buffer[:side, side:] = 0
     return side
-
-
-def check_crop_scale(index: Index, crop_scale: float) -> None:
-    """Checks that crops of a scale can be cut from what is stored.
-
-    Raises:
-        ConfigError: The scale is larger than a set's stored scale.
-    """
-    smallest = np.nanmin(index.shard_scale, initial=np.inf)
-    if crop_scale > smallest + 1e-9:
-        shard = index.shards[int(np.nanargmin(index.shard_scale))]
-        raise ConfigError(
-            f"data.crop_scale={crop_scale}: larger than the stored crop scale {smallest} of {shard.name};"
-            f" set --data.crop_scale {smallest} or smaller, or build wider crops"
-        )
-
-
-def _crop_sides(index: Index, crop_scale: float) -> NDArray[np.int64]:
-    """Side of each sample's cut (pixels), computed once for each distinct size: [n]."""
-    shape: Any = np.stack([index.width, index.height, index.shard], axis=1)
-    shape[:, 2] = np.unique(index.shard_scale, return_inverse=True, equal_nan=True)[1][index.shard]
-    scales = np.unique(index.shard_scale, equal_nan=True)
-    distinct, which = np.unique(shape, axis=0, return_inverse=True)
-    sides = [crop_side(w, h, crop_scale, float(scales[s])) for w, h, s in distinct.tolist()]
-    return np.array(sides, np.int64)[which.reshape(-1)]

@@ -9,6 +9,7 @@ import numpy as np
 
 from dfdet.config import Config, Data, named_sets
 from dfdet.data.cache import GIB
+from dfdet.data.crops import check_crop_scale, widest_crop
 from dfdet.data.index import Index, make_cache, open_sets
 from dfdet.data.plan import PlanSpec, batches_per_epoch
 from dfdet.data.remote import Remote
@@ -27,6 +28,11 @@ class RunData:
     spec: PlanSpec
     steps_per_epoch: int
 
+    @property
+    def widest_crop(self) -> float:
+        """Largest crop scale that can be cut from every set."""
+        return min(widest_crop(index) for index in (self.train, *self.val.values(), *self.test.values()))
+
 
 def plan_spec(data: Data, seed: int) -> PlanSpec:
     """What decides the order of training batches."""
@@ -43,7 +49,7 @@ def open_run_data(config: Config) -> RunData:
     """Opens all sets of a config.
 
     Raises:
-        ConfigError: No training set is named.
+        ConfigError: No training set is named, or crops of ``data.crop_scale`` cannot be cut from a set.
         ShardSetError: A set is missing, unfinished, damaged or too small; the line says which.
         StorageError: A remote set cannot be fetched.
     """
@@ -67,6 +73,8 @@ def open_run_data(config: Config) -> RunData:
             train,
             {f"data.val {k}": v for k, v in val.items()} | {f"data.test {k}": v for k, v in test.items()},
         )
+    for index in (train, *val.values(), *test.values()):
+        check_crop_scale(index, data.crop_scale)
     spec = plan_spec(data, config.run.seed)
     _warn_of_thrashing(train, spec, data.cache_gib)
     return RunData(train, val, test, spec, batches_per_epoch(train, spec))

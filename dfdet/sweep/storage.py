@@ -6,7 +6,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from optuna import Study, create_study
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import BaseJournalBackend
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -144,11 +144,39 @@ def open_storage(folder: Path, url: str | None, patience_s: float) -> BaseStorag
             )
         with explained(f"study {path}"):
             return JournalStorage(Journal(path, patience_s))
+    with _opening(url) as connect_args:
+        return get_storage(
+            RDBStorage(url, engine_kwargs={"connect_args": connect_args, "pool_pre_ping": True})
+        )
+
+
+def check_database(url: str) -> None:
+    """Refuses, before a sweep's folder is made, a database that cannot be used or reached.
+
+    Raises:
+        ConfigError: Said without its password.
+    """
+    with _opening(url) as connect_args:
+        engine = create_engine(url, connect_args=connect_args)
+        engine.connect().close()
+        engine.dispose()
+
+
+def with_absolute_path(url: str, absolute: Callable[[str], str]) -> str:
+    """The URL of a database with the path of an SQLite file made absolute."""
+    parsed = _check_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return url
+    return parsed.set(database=absolute(str(parsed.database))).render_as_string()
+
+
+@contextmanager
+def _opening(url: str) -> Iterator[dict[str, Any]]:
+    """Gives what a connection takes; turns what fails into one line."""
     parsed = _check_url(url)
     shown = parsed.render_as_string(hide_password=True)
-    wait = {"timeout": BUSY_S} if parsed.get_backend_name() == "sqlite" else {}
     try:
-        return get_storage(RDBStorage(url, engine_kwargs={"connect_args": wait, "pool_pre_ping": True}))
+        yield {"timeout": BUSY_S} if parsed.get_backend_name() == "sqlite" else {}
     except ImportError as error:
         raise ConfigError(
             f"--study {shown}: Python has no driver for it; pip install 'psycopg[binary]' and give"

@@ -40,6 +40,8 @@ class Assignment:
     """One a seed, each with its folder's name."""
     begun: float
     """By the monotonic clock (seconds)."""
+    spent_s: float
+    """What earlier drivers had spent on it (seconds)."""
 
 
 STOP = "stop"
@@ -141,7 +143,7 @@ class Sweeper:
             for name, seed in zip(names, seeds, strict=True)
         )
         self._study(phase).set_attrs(ask.number, {"runs": names})
-        assignment = Assignment(phase, ask.number, runs, time.monotonic())
+        assignment = Assignment(phase, ask.number, runs, time.monotonic(), ask.attrs.get("wall_s", 0.0))
         self.running[phase, ask.number] = assignment
         return assignment
 
@@ -155,13 +157,15 @@ class Sweeper:
         the first seed's reports are compared: all settings have had it for as long.
         """
         epoch, value = metrics.get("epoch"), metrics.get(self.objectives[0].metric)
-        if phase != "search" or run_number or len(self.objectives) > 1 or epoch is None or value is None:
-            return
+        compared = phase == "search" and not run_number and len(self.objectives) == 1
         with self._lock:
             assignment = self.running.get((phase, number))
             if assignment is None or number in self._early:
                 return
             try:
+                self._study(phase).set_attrs(number, self._time(assignment))
+                if not compared or epoch is None or value is None:
+                    return
                 if self.search.report(number, int(epoch), float(value)):
                     self._early[number] = int(epoch)
                     self._ask_to_stop(assignment, f"stopped early after epoch {int(epoch)}")
@@ -220,12 +224,16 @@ class Sweeper:
         study.complete(assignment.number, means, attrs)
 
     def _cost(self, assignment: Assignment) -> dict[str, Any]:
-        """What the setting has cost: epochs of all its runs, and seconds in this driver's time."""
+        """What the setting has cost: epochs of all its runs, and seconds under all drivers."""
         records = [read_metrics(self._run(config).metrics_jsonl) for config in assignment.runs]
         epochs = sum(max((record.get("epoch", 0) for record in of_run), default=0) for of_run in records)
-        wall_s = time.monotonic() - assignment.begun
+        return {"epochs": epochs} | self._time(assignment)
+
+    def _time(self, assignment: Assignment) -> dict[str, float]:
+        """Of a driver that was killed, up to its last report."""
+        wall_s = assignment.spent_s + time.monotonic() - assignment.begun
         workers = assignment.runs[0].run.fewest_workers
-        return {"epochs": epochs, "wall_s": round(wall_s, 2), "worker_s": round(wall_s * workers, 2)}
+        return {"wall_s": round(wall_s, 2), "worker_s": round(wall_s * workers, 2)}
 
     def _run(self, config: Config) -> RunFolder:
         return RunFolder(self.folder / str(config.run.name))

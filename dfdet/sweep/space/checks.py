@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any, NoReturn
 
@@ -14,12 +15,13 @@ RANDOM_SETTINGS = 200
 """Settings that are tried for contradictions, besides the ends of each dimension."""
 
 
-def check_space(space: Space, base: Config) -> None:
+def check_space(space: Space, base: Config, widest_crop: float = math.inf) -> None:
     """Refuses a space that has a setting which is no valid config, as far as ends and samples show it.
 
     Args:
         space: To be checked.
         base: The config that settings are applied to.
+        widest_crop: Largest crop scale that the sets hold.
 
     Raises:
         ConfigError: One line with the dimension, the cause and the remedy.
@@ -32,6 +34,7 @@ def check_space(space: Space, base: Config) -> None:
             _refuse(path, problem)
         for value in dimension.ends:
             _check_value(path, path, value)
+    _check_crops(space, widest_crop)
     _check_conditions(space)
     _check_ends(space, base)
     _check_random_settings(space, base)
@@ -104,6 +107,13 @@ def _check_value(path: str, field: str, value: Value) -> None:
         _refuse(path, f"{error}; change that value")
     if any(isinstance(value, kind) != isinstance(held, kind) for kind in (bool, str)):
         _refuse(path, f"{field}={value!r}: the field would read it as {held!r}; write {held!r}")
+
+
+def _check_crops(space: Space, widest: float) -> None:
+    path = "data.crop_scale"
+    for value in space.dimensions[path].ends if path in space.dimensions else ():
+        if float(value) > widest + 1e-9:
+            _refuse(path, f"{value:g} is wider than the crops of the sets, {widest:g}; end it there")
 
 
 # All together ---------------------------------------------------------------------------------------

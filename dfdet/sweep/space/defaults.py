@@ -7,6 +7,7 @@ the recipe where scale matters. Each holds the recipe's own value.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from dfdet.config import Config, leaves
@@ -26,14 +27,18 @@ PUBLISHED: dict[str, dict[str, Value]] = {
 (arXiv 2508.06248). All have a linear head, no label smoothing, and slerp over the whole arc."""
 
 
-def default_space(base: Config) -> Space:
+def default_space(base: Config, widest_crop: float = math.inf) -> Space:
     """What is searched where no file says otherwise.
 
     Loss weights, label smoothing, slerp and its range, the head with margin and scale, crop margin,
     augmentation strength, learning rate and warm-up. A probe has no pairwise terms, and a wider range
     of learning rates.
+
+    Args:
+        base: What settings change.
+        widest_crop: Largest crop scale that the sets hold.
     """
-    dimensions = _loss(base) | _head(base) | _data(base) | _optim(base)
+    dimensions = _loss(base) | _head(base) | _data(base, widest_crop) | _optim(base)
     ranged = {path: d for path, d in dimensions.items() if d.choices is not None or d.range[0] < d.range[1]}
     return Space(dimensions=ranged).resolved(base)
 
@@ -85,9 +90,9 @@ def _head(base: Config) -> dict[str, Dimension]:
     }
 
 
-def _data(base: Config) -> dict[str, Dimension]:
+def _data(base: Config, widest_crop: float) -> dict[str, Dimension]:
     return {
-        "data.crop_scale": _around(base.data.crop_scale, 1.0, 1.6),
+        "data.crop_scale": _around(base.data.crop_scale, 1.0, min(1.6, widest_crop)),
         "data.augment.strength": _around(base.data.augment.strength, 0.0, 1.5),
     }
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from dfdet.data.decode import crop_side, cut_middle, decode
+from dfdet.data.crops import crop_side
+from dfdet.data.decode import cut_middle, decode
 from dfdet.data.reader import DamageError
 from tests.dfdet.data.pictures import encode, picture
 

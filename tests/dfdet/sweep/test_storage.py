@@ -8,7 +8,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from dfdet.errors import ConfigError, RunFolderError
-from dfdet.sweep.storage import Journal, open_storage
+from dfdet.sweep.storage import Journal, open_storage, with_absolute_path
 from tests.dfdet.sweep.studies import finish
 
 
@@ -131,3 +131,12 @@ def test_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "study.db").write_bytes(b"not a database" * 100)
     with pytest.raises(ConfigError, match=r"cannot be opened \(file is not a database\)"):
         open_storage(tmp_path, f"sqlite:///{tmp_path}/study.db", 0.0)
+
+
+def test_a_file_of_a_database_is_where_relative_paths_lie():
+    def absolute(path):
+        return f"/home/of/jobs/{path}"
+
+    assert with_absolute_path("sqlite:///study.db", absolute) == "sqlite:////home/of/jobs/study.db"
+    url = "postgresql+psycopg://me@host/sweeps"
+    assert with_absolute_path(url, absolute) == url

@@ -196,6 +196,20 @@ def test_a_stop_leaves_the_running_setting_to_be_taken_up_again(begin, tmp_path)
     assert (again.number, again.runs) == (first.number, first.runs)
 
 
+def test_what_a_driver_that_died_had_spent_is_counted(begin, monkeypatch) -> None:
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("dfdet.sweep.sweeper.time.monotonic", lambda: float(next(clock)))
+    sweeper = begin()
+    taken(sweeper)
+    sweeper.report("search", 0, 0, {"epoch": 1, METRIC: 0.5})  # after 10 s
+    sweeper.search.close()
+    other = begin()
+    finish(taken(other), 0.5)
+    other.ended("search", 0, None)  # after 10 more
+    attrs = other.search.trials()[0].user_attrs
+    assert (attrs["wall_s"], attrs["worker_s"]) == (20, 40)
+
+
 def test_a_driver_that_died_while_stopping_a_setting_leaves_it_pruned(begin) -> None:
     sweeper = begin()
     assignment = taken(sweeper)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dfdet.data.decode import crop_side, cut_middle
+from dfdet.data.crops import crop_side
+from dfdet.data.decode import cut_middle
 from dfdet.data.transforms import ToInput
 from shards.faces.align import TEMPLATES, crop, map_box, map_points, to_crop
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dfdet.config import Config
+from dfdet.errors import ConfigError
 from dfdet.recipes import RECIPES
 from dfdet.sweep.space.checks import check_space
 from dfdet.sweep.space.defaults import default_space, published_points
@@ -182,3 +183,16 @@ def test_a_published_setting_that_a_probe_cannot_have_tells_why() -> None:
     base = RECIPES["linear_probe"]()
     reason = default_space(base).fits(published_points(base)["gend"], base)
     assert reason == "loss.alignment=0.1: not searched, and the base config has 0.0"
+
+
+@pytest.mark.parametrize(("stored", "high"), [(1.3, 1.3), (1.45, 1.45), (1.6, 1.6), (4.0, 1.6)])
+def test_the_default_space_keeps_to_what_the_sets_hold(stored: float, high: float) -> None:
+    base = RECIPES["gend"]()
+    space = default_space(base, stored)
+    assert space.dimensions["data.crop_scale"].range == (1.0, high)
+    check_space(space, base, stored)
+
+
+def test_a_range_beyond_what_the_sets_hold_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data.crop_scale: 1.6 is wider than the crops of the sets, 1.3"):
+        check_space(default_space(RECIPES["gend"]()), RECIPES["gend"](), 1.3)

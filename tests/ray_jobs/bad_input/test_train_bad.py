@@ -1,11 +1,9 @@
-"""Bad input ends before Ray starts: exit code 2, one line, and no run folder left behind."""
+"""Bad input to a training; see conftest for what is expected of every refusal."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,68 +15,14 @@ from dfdet.cli import parse
 from dfdet.config import Model, from_json
 from dfdet.model.backbone import build_tower
 from dfdet.runs.runfolder import RunFolder
-from ray_jobs import cluster
 from ray_jobs.preflight import with_absolute_paths
 from ray_jobs.train import main
-
-Refuse = Callable[..., str]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small matrices on busy cores: more threads wait for each other, for seconds."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.ray_jobs.bad_input.asked import Refuse, arguments
 
 
-@pytest.fixture(autouse=True)
-def no_ray_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "DFDET_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cluster, "logical_cpus", lambda: 2)
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-
-
-@pytest.fixture
-def sets(signal_sets: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
-    """Copies of the sets, to be spoilt."""
-    folder = tmp_path / "sets"
-    shutil.copytree(signal_sets["train"].parent, folder)
-    return {split: folder / path.name for split, path in signal_sets.items()}
-
-
-def arguments(sets: dict[str, Path], storage: Path) -> list[str]:
-    return [
-        *("demo", "--data.train", str(sets["train"]), "--data.val", f"v={sets['val']}"),
-        *("--data.test", f"t={sets['test']}", "--data.global_batch", "16", "--model.image_size", "32"),
-        *("--run.storage", str(storage), "--run.name", "run", "--run.device", "cpu"),
-    ]
-
-
-@pytest.fixture
-def refuse(sets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refuse:
-    """Runs the command line, sees that it is refused in the agreed form, gives the line."""
-
-    def refused(*more: str, begun: bool = False) -> str:
-        start = time.monotonic()
-        code = main([*arguments(sets, tmp_path / "runs"), *more])
-        took = time.monotonic() - start
-        printed = capsys.readouterr()
-        assert code == 2
-        assert not ray.is_initialized()
-        assert took < 60
-        assert printed.err.startswith("error: ")
-        assert printed.err.count("\n") == 1
-        assert printed.err.endswith("\n")
-        assert "run folder:" not in printed.out
-        assert begun or not (tmp_path / "runs").exists()
-        assert list((tmp_path / "here").iterdir()) == []
-        return printed.err.removeprefix("error: ").strip()
-
-    return refused
+@pytest.fixture(name="main")
+def job():
+    return main
 
 
 def test_a_set_that_is_not_there(refuse: Refuse, tmp_path: Path) -> None:
