@@ -18,7 +18,7 @@ from dfdet.config import Config
 from dfdet.errors import ConfigError, TrainingError
 from dfdet.sweep.study import Done
 from dfdet.sweep.sweeper import Assignment, Sweeper
-from ray_jobs.trial import train_setting
+from ray_jobs.trial import FAILURE, train_setting
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ TUNE_FOLDER = "ray-tune"
 
 NOT_KEPT = (str, ("kept by the study",))
 """What Ray Tune pickles, for a restore that nothing does, in place of what holds the study."""
+
+DIED = "its process died without a word: killed, or out of memory"
 
 QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -90,6 +92,7 @@ def run_sweep(
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     from ray import tune
 
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints whole tracebacks
     tune_folder = sweeper.driver / TUNE_FOLDER
     try:
         tune.Tuner(
@@ -105,7 +108,8 @@ def run_sweep(
             run_config=tune.RunConfig(
                 name=f"attempt-{time.time_ns()}",
                 storage_path=str(tune_folder),
-                failure_config=tune.FailureConfig(max_failures=0),
+                # a trial whose process dies goes on from its run's newest checkpoint
+                failure_config=tune.FailureConfig(max_failures=sweeper.base.run.max_failures),
                 verbose=0,
             ),
         ).fit()
@@ -114,6 +118,13 @@ def run_sweep(
     finally:
         shutil.rmtree(tune_folder, ignore_errors=True)
     return TrainingError(sweeper.failure) if sweeper.failure else None
+
+
+def crash(text: str | None) -> str:
+    """What a trial died of, from the text that Ray Tune keeps of its error."""
+    if not text or "ActorDiedError" in text or "ActorUnavailableError" in text:
+        return DIED
+    return text.strip().splitlines()[-1].strip()
 
 
 def _searcher(sweeper: Sweeper, cuda: bool) -> Any:
@@ -146,8 +157,8 @@ def _searcher(sweeper: Sweeper, cuda: bool) -> Any:
         ) -> None:
             found = self._assigned.pop(trial_id, None)
             if found is not None:
-                crash = "its process died without a word: killed, or out of memory" if error else None
-                sweeper.ended(found.phase, found.number, crash)
+                # an error has ended it already, with its reason
+                sweeper.ended(found.phase, found.number, DIED if error else None)
 
         def __reduce__(self) -> Any:
             return NOT_KEPT
@@ -174,9 +185,18 @@ def _scheduler(sweeper: Sweeper) -> Any:
             return NOT_KEPT
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            config = trial.config
             if "run_number" in result:
-                config = trial.config
                 sweeper.report(config["phase"], config["number"], result["run_number"], result)
+            if FAILURE in result:
+                sweeper.ended(config["phase"], config["number"], result[FAILURE])
             return str(FIFOScheduler.CONTINUE)
+
+        def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+            phase, number, cause = trial.config["phase"], trial.config["number"], crash(trial.get_error())
+            if trial.should_recover():
+                logger.warning("%s %04d: %s; it is taken up again", phase, number, cause)
+            else:
+                sweeper.ended(phase, number, cause)
 
     return StudyScheduler()

@@ -13,26 +13,35 @@ from dfdet.runs.runfolder import ClaimStatus, RunFolder
 from dfdet.runs.runlog import RunLog, log_to
 from dfdet.sweep.sweeper import STOP
 from ray_jobs import failures
+from ray_jobs.leftovers import free_leftovers
 
 logger = logging.getLogger(__name__)
 
 CLAIM_PATIENCE_S = 90.0
 """How long a run folder may still be held by a trial whose driver has died (seconds)."""
 
-
-class TrialFailedError(DfdetError):
-    """A run of the setting failed; its result has the reason."""
+FAILURE = "failure"
+"""Of a report to Tune: why no run of the setting could be trained."""
 
 
 def train_setting(args: dict[str, Any]) -> None:
-    """Trains the setting's runs in turn; those that are finished are passed over.
+    """Trains the setting's runs in turn, up to one that fails; those that are finished are passed over.
+
+    What came of a run lies in its folder. An exception leaves here only where a new attempt may help.
 
     Args:
         args: ``configs`` (dumped, one a seed), ``cuda``, and ``driver``, the folder of the sweep's driver.
-
-    Raises:
-        TrialFailedError: A run failed.
     """
+    from ray import tune
+
+    try:
+        _train_all(args)
+    except DfdetError as error:
+        tune.report({FAILURE: str(error)})
+
+
+def _train_all(args: dict[str, Any]) -> None:
+    free_leftovers()
     for number, tree in enumerate(args["configs"]):
         config = from_dict(tree)
         folder, status = claim(config, time.monotonic() + CLAIM_PATIENCE_S)
@@ -57,7 +66,7 @@ def claim(config: Config, until: float) -> tuple[RunFolder, ClaimStatus]:
 
 
 def _train(config: Config, folder: RunFolder, number: int, cuda: bool) -> bool:
-    """Whether the run came to its end; False where it was asked to stop."""
+    """Whether the run came to its end; False where it failed or was asked to stop."""
     from ray_jobs import trainer
 
     failures.forget(folder)
@@ -66,7 +75,6 @@ def _train(config: Config, folder: RunFolder, number: int, cuda: bool) -> bool:
     ended = failures.ending(folder, config, failure)
     if ended.status == "failed":
         failures.keep(folder, ended.message, failure)
-        raise TrialFailedError(ended.message)
     return ended.status == "finished"
 
 

@@ -73,7 +73,20 @@ def wait_for(condition: Callable[[], Any], driver: subprocess.Popen[str], second
         time.sleep(0.05)
 
 
-def test_a_killed_driver_loses_no_setting_and_repeats_none(
+def kill_a_trial(driver: subprocess.Popen[str]) -> None:
+    """Kills the process that a trial runs in, not those of its workers."""
+    named = {
+        process.pid: " ".join(process.cmdline())
+        for process in psutil.Process(driver.pid).children(recursive=True)
+    }
+    os.kill(next(pid for pid, name in named.items() if "ImplicitFunc" in name), signal.SIGKILL)
+
+
+def log_of(sweep: Path) -> str:
+    return (sweep / "log.txt").read_text()
+
+
+def test_a_killed_driver_and_a_killed_trial_lose_no_setting_and_repeat_none(
     signal_sets: dict[str, Path], tmp_path: Path
 ) -> None:
     sweep = tmp_path / "sweep"
@@ -87,8 +100,11 @@ def test_a_killed_driver_loses_no_setting_and_repeats_none(
     assert before
 
     again = start([sys.executable, "ray_jobs/tune.py", "--resume", "sweep", "--run.storage", str(tmp_path)])
+    wait_for(lambda: any("resumed at" in path.read_text() for path in sweep.glob("*/log.txt")), again)
+    kill_a_trial(again)
     output, _ = again.communicate(timeout=400)
     assert again.returncode == 0, output
+    assert "its process died without a word: killed, or out of memory; it is taken up again" in log_of(sweep)
     found = trials(sweep)
     assert [trial.state for trial in found].count(TrialState.COMPLETE) >= 1
     assert {trial.state for trial in found} <= {TrialState.COMPLETE, TrialState.PRUNED}
