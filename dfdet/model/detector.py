@@ -166,9 +166,14 @@ def _autocast_weights(module: nn.Module) -> list[nn.Parameter]:
 
 
 def frozen_sha256(detector: Detector) -> str:
-    """SHA-256 over names, types, shapes and bytes of the frozen tensors in the order of their names."""
+    """:func:`tensors_sha256` of what does not train."""
+    return tensors_sha256(detector.frozen())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of tensors in the order of their names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(detector.frozen().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
