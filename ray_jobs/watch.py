@@ -15,8 +15,13 @@ POLL_S = 0.2
 """How often the driver looks at its threads (seconds)."""
 
 
+STOPPING = "stopping at the next log step, with a checkpoint"
+
+
 def watch(
-    work: Callable[[], BaseException | None], ask_to_stop: Callable[[str], None]
+    work: Callable[[], BaseException | None],
+    ask_to_stop: Callable[[str], None],
+    stopping: str = STOPPING,
 ) -> tuple[BaseException | None, list[int]]:
     """Does the work until it ends or Ray is gone.
 
@@ -24,6 +29,7 @@ def watch(
         work: Gives what it failed with, None where it did not.
         ask_to_stop: Called with the name of the first signal (SIGINT, SIGTERM); a second one ends the
             process at once.
+        stopping: What is printed then.
 
     Returns:
         What it failed with, and the signals received. Ray is shut down, unless it is gone: its
@@ -40,7 +46,7 @@ def watch(
             outcome.append(error)
 
     # Handlers come after Ray's own, and Ray Train installs one only if it is called in the main thread.
-    with _signals(ask_to_stop) as received:
+    with _signals(ask_to_stop, stopping) as received:
         thread = threading.Thread(target=run, name="ray-work", daemon=True)
         thread.start()
         pulse = Pulse(JOINED_PATIENCE_S if joins_cluster() else LOCAL_PATIENCE_S)
@@ -55,14 +61,14 @@ def watch(
 
 
 @contextmanager
-def _signals(ask_to_stop: Callable[[str], None]) -> Iterator[list[int]]:
+def _signals(ask_to_stop: Callable[[str], None], stopping: str) -> Iterator[list[int]]:
     received: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
         if len(received) > 1:
             os._exit(128 + number)
-        print("stopping at the next log step, with a checkpoint (again to stop at once)", flush=True)
+        print(f"{stopping} (again to stop at once)", flush=True)
         ask_to_stop(signal.Signals(number).name)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

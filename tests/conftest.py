@@ -7,11 +7,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from dfdet.schema import CropRecipe, Sample
 from shards.sets.write import ShardWriter
+from tests.signal_runs import config_for, run
 
 CROP = CropRecipe(template="demo", scale=1.6, size_px=48)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what needs CUDA where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs CUDA"))
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +31,14 @@ def signal_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("signal")
     groups = {"train": range(12), "val": range(12, 18), "test": range(18, 24)}
     return {split: write_signal_set(folder, split, numbers) for split, numbers in groups.items()}
+
+
+@pytest.fixture(scope="session")
+def trained_run(signal_sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished run on these sets; validation ``v``, test ``t``. Not to be changed."""
+    storage = tmp_path_factory.mktemp("trained")
+    run(config_for(signal_sets, storage))
+    return storage / "run"
 
 
 def write_signal_set(folder: Path, split: str, numbers: range, frames: int = 4) -> Path:

@@ -73,12 +73,15 @@ def apply(image: Pixels, parameters: Parameters, *, jpeg_first: bool = False) ->
 
 def recompress(image: Pixels, parameters: Parameters) -> Pixels:
     """The JPEG step alone."""
-    if parameters.quality is None:
-        return image
+    return image if parameters.quality is None else jpeg(image, parameters.quality)
+
+
+def jpeg(image: Pixels, quality: int) -> Pixels:
+    """Compressed (4:2:0) and decompressed as Pillow does it, to the bit."""
     # simplejpeg's encoder always takes the fast DCT below quality 96: up to 27 levels from Pillow's and
     # torchvision's. cv2's equals theirs to the bit, in the same time.
     _, encoded = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, parameters.quality)
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, quality)
     )
     return simplejpeg.decode_jpeg(encoded, "RGB", fastdct=False, fastupsample=False)
 

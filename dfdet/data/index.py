@@ -52,8 +52,8 @@ class Index:
     """Code of the real video behind the sample, shared over the sets; -1 unknown, [n]."""
     group_exact: NDArray[np.bool_]
     """Whether the group is known exactly: only then are pairs formed, [n]."""
-    cluster: NDArray[np.int64]
-    """Bootstrap cluster: identity, else group, else video, as codes that do not meet, [n]."""
+    cluster: NDArray[np.int32]
+    """Bootstrap cluster, index into ``clusters``, [n]."""
     video: NDArray[np.int32]
     """Index into ``videos``, [n]."""
     frame: NDArray[np.int32]
@@ -68,6 +68,8 @@ class Index:
     """Names of the methods, ``real`` among them."""
     videos: tuple[str, ...]
     """``<dataset>/<source>/<video>``: keys without their frame."""
+    clusters: tuple[str, ...]
+    """Names of identities, else groups, else videos: equal in all sets that share one."""
     exts: tuple[str, ...]
     """Image extensions that occur."""
     crop: CropRecipe
@@ -226,20 +228,21 @@ def _join(
     stored = [m.crop.scale if m.crop.scale is not None else np.nan for m in manifests for _ in m.shards]
     video, videos = _codes(pc.replace_substring_regex(table["key"], "/[0-9]+$", ""))
     method, methods = _codes(table["method"])
-    group, groups = _codes(table["group"])
+    cluster, clusters = _codes(_cluster_names(table))
     digest = hashlib.sha256("\n".join(m.index.sha256 for m in manifests).encode()).hexdigest()
     plain = ("shard", "offset", "size", "crc32", "label", "frame", "width", "height")
     return Index(
         **{name: table[name].to_numpy() for name in plain},
         shards=tuple(shards),
         method=method.astype(np.int16),
-        group=group,
+        group=_codes(table["group"])[0],
         group_exact=_is_exact(table),
-        cluster=_clusters(table, group, len(groups), video, videos),
+        cluster=cluster,
         video=video,
         shard_scale=np.array(stored, np.float64),
         methods=methods,
         videos=videos,
+        clusters=clusters,
         exts=tuple(sorted(set(_codes(table["ext"])[1]))),
         crop=crop,
         digest=digest,
@@ -263,22 +266,20 @@ def _is_exact(table: pa.Table) -> NDArray[np.bool_]:
     return pc.and_(exact, pc.is_valid(table["group"])).to_numpy()
 
 
-def _clusters(
-    table: pa.Table,
-    group: NDArray[np.int32],
-    groups: int,
-    video: NDArray[np.int32],
-    videos: tuple[str, ...],
-) -> NDArray[np.int64]:
-    """Bootstrap clusters: identity, else group, else video, in disjoint ranges of codes.
+def _cluster_names(table: pa.Table) -> pa.ChunkedArray:
+    """``identity/<scope>/<identity>``, else ``group/<group>``, else ``video/<video>``.
 
     An identity counts within its dataset family (the head of the group) or else its dataset, since
     ``id0`` of two datasets is two persons.
     """
-    identity, names = _codes(table["identity"])
-    dataset = pc.extract_regex(table["key"], "^(?P<head>[^/]+)/")
-    family = pc.extract_regex(table["group"].cast(pa.string()), "^(?P<head>[^/]+)/")
-    head = pc.coalesce(pc.struct_field(family, 0), pc.struct_field(dataset, 0))
-    scope = _codes(head)[0].astype(np.int64)
-    person = len(videos) + groups + scope * max(1, len(names)) + identity
-    return np.where(identity >= 0, person, np.where(group >= 0, len(videos) + group, video.astype(np.int64)))
+    group, identity = (table[name].cast(pa.string()) for name in ("group", "identity"))
+    family, dataset = (
+        pc.struct_field(pc.extract_regex(text, "^(?P<head>[^/]+)/"), 0) for text in (group, table["key"])
+    )
+    video = pc.replace_substring_regex(table["key"], "/[0-9]+$", "")
+
+    def joined(*parts: pa.ChunkedArray | str) -> pa.ChunkedArray:
+        return pc.binary_join_element_wise(*parts, "/")  # null where a part is
+
+    person = joined("identity", pc.coalesce(family, dataset), identity)
+    return pc.coalesce(person, joined("group", group), joined("video", video))

@@ -13,7 +13,7 @@ from dfdet.data.decode import Pixels, cut_middle, decode
 from dfdet.data.reader import DamageError
 from dfdet.errors import ConfigError
 
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_FILTERS = ("bicubic", "bilinear")
 
 
 @dataclass(frozen=True)
@@ -72,5 +72,5 @@ class Prepare:
 
 def pillow_resize(image: Pixels, side: int, filter_name: str = "bicubic") -> Pixels:
     """Pillow's antialiased resize of a square image: that of open_clip's ``image_transform``, to the bit."""
-    resized = Image.fromarray(np.ascontiguousarray(image)).resize((side, side), _FILTERS[filter_name])
-    return np.asarray(resized)
+    resample = Image.Resampling[filter_name.upper()]
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((side, side), resample))

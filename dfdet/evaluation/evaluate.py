@@ -113,10 +113,8 @@ def score_set(
     rows: list[Tensor] = []
     for part in loader.batches(plan, epoch=0, rank=context.rank, world=world):
         images = detector.to_input(part.images.to(context.device), part.sizes)
-        logits = detector.head(features_of(images)).float()
-        score = torch.softmax(logits, dim=1)[:, 1]
-        margin = logits[:, 1] - logits[:, 0]
-        rows.append(torch.stack([score, margin, part.valid.to(context.device).float()], dim=1))
+        scored = probabilities(detector.head(features_of(images)))
+        rows.append(torch.cat([scored, part.valid.to(context.device).float()[:, None]], dim=1))
     local = torch.stack(rows)  # [batches, b, 3]
     whole = all_gather_rows(local[None])  # [world, batches, b, 3]
     flat = whole.transpose(0, 1).reshape(-1, 3).cpu().numpy()  # in the order of the plan
@@ -125,3 +123,9 @@ def score_set(
     if missing := len(index) - len(ids):
         logger.warning("%d of %d samples could not be read and are not scored", missing, len(index))
     return Scores(index, ids, flat[keep, 0], flat[keep, 1])
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Fake probability, and fake minus real logit, ``[b, 2]`` float32, of logits ``[b, 2]``."""
+    logits = logits.float()
+    return torch.stack([torch.softmax(logits, dim=1)[:, 1], logits[:, 1] - logits[:, 0]], dim=1)

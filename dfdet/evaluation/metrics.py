@@ -232,13 +232,14 @@ def compute(
     found = {
         f"{split}/{name}/{at}/{metric}": value
         for at, (truth, values) in level.items()
-        for metric, value in _level_metrics(truth, values, threshold).items()
+        for metric, value in level_metrics(truth, values, threshold).items()
     }
     by_method = _by_method(video_labels, means, np.asarray(method_codes)[first], methods)
     return found | {f"{split}/{name}/video/auroc/{method}": value for method, value in by_method.items()}
 
 
-def _level_metrics(labels: ArrayLike, scores: ArrayLike, threshold: float | None) -> dict[str, float | None]:
+def level_metrics(labels: ArrayLike, scores: ArrayLike, threshold: float | None) -> dict[str, float | None]:
+    """All metrics of one level by their short names; those at a threshold are left out without one."""
     counts = curve(labels, scores)
     found = {
         "auroc": counts.auroc() if counts else None,

@@ -37,6 +37,8 @@ class Threshold(BaseModel):
     """Calibrated probability of a frame: sigmoid(logit / temperature) (arXiv 1706.04599)."""
     level: Literal["frame", "video"]
     """Whether the threshold was fitted to scores of frames or to mean scores of videos."""
+    aggregate: str = "mean"
+    """How the scores of videos were made from those of their frames."""
     eer: float = Field(ge=0, le=1)
     """Equal error rate on the validation set, where the threshold lies (fraction)."""
     set_name: str

@@ -58,6 +58,29 @@ def test_groups_videos_and_clusters_of_two_sets_are_told_apart(tmp_path, make_se
     assert set(index.shard[18:].tolist()).isdisjoint(index.shard[:18].tolist()) or len(index) == 72
 
 
+def test_a_cluster_has_one_name_in_all_sets_that_share_it(tmp_path, make_set):
+    paths = [make_set(tmp_path / name, name, dataset="demo") for name in ("one", "two")]
+    one, two = (open_sets([path]) for path in paths)
+    assert (
+        one.clusters
+        == two.clusters
+        == (
+            "group/demo/v2",
+            "group/demo/v3",
+            "identity/demo/id0",  # of groups 0 and 1
+        )
+    )
+    both = open_sets([paths[0], make_set(tmp_path, "three", dataset="other", level="none")])
+    assert set(one.clusters) < set(both.clusters)
+    assert [name for name in both.clusters if "other" in name][:2] == [
+        "identity/other/id0",
+        "video/other/A/v2%2EA",
+    ]
+    assert [both.clusters[code] for code in both.cluster[: len(one)]] == [
+        one.clusters[code] for code in one.cluster
+    ]
+
+
 def test_without_groups_every_video_is_its_own_cluster(tmp_path, make_set):
     index = open_sets([make_set(tmp_path, level="none")])
     assert (index.group == -1).all() and not index.group_exact.any()

@@ -60,7 +60,6 @@ def test_reading_starts_anew() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_on_cuda_the_time_is_the_devices_own() -> None:
     device = torch.device("cuda")
     matrix = torch.randn(4096, 4096, device=device)

@@ -1,0 +1,1 @@
+"""The robustness grid: what is done to crops before a model sees them."""
