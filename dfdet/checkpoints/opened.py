@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from dfdet import published
 from dfdet.checkpoints import checkpoint
 from dfdet.checkpoints.resume import check_same_tower, restore
 from dfdet.config import Config, from_json
@@ -15,6 +17,8 @@ from dfdet.evaluation import threshold
 from dfdet.evaluation.threshold import Threshold
 from dfdet.model.detector import Detector, build_detector, frozen_sha256, tensors_sha256
 from dfdet.schema import CropRecipe
+
+logger = logging.getLogger(__name__)
 
 THRESHOLD = "threshold.json"
 """File of a checkpoint folder."""
@@ -56,6 +60,11 @@ def open_checkpoint(
             tower's weights are not those it was made with.
         ConfigError: The tower's weights cannot be had.
     """
+    if published.is_published(source):
+        theirs = published.load(source, device=device)
+        logger.info("%s: %s%s", source, theirs.kind, f"; {theirs.note}" if theirs.note else "")
+        model = theirs.detector
+        return Opened(source, None, theirs.config, model, theirs.crop, None, fingerprint(model))
     path = checkpoint.resolve(Path(source))
     saved = from_json(path / "config.json")
     config = saved.replace(
