@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from dfdet.evaluation.options import Options
 from dfdet.evaluation.scorer import Slice, Work, slices
 from dfdet.evaluation.threshold import Threshold
 from dfdet.schema import CropRecipe
+
+logger = logging.getLogger(__name__)
 
 BATCHES = 16
 """Batches of a slice: what a killed worker loses at most (batches)."""
@@ -159,16 +162,21 @@ def _labels(sources: Sequence[str]) -> list[str]:
 
 
 def _check(model: Model, name: str, index: Index, options: Options) -> None:
-    """Refuses a set whose faces were cut in another way: it would take the model to chance."""
+    """Refuses a set whose faces were aligned in another way: it would take the model to chance.
+
+    The stored scale and size may differ, as the crop is cut at the model's scale; so may the rule by which
+    one of several faces is taken.
+    """
     check_crop_scale(index, model.crop_scale)
-    if options.mix_crops:
-        return
-    ours, theirs = (recipe.model_dump(exclude={"selection"}) for recipe in (model.crop, index.crop))
-    changed = [
-        f"{field} {theirs[field]!r} against {ours[field]!r}" for field in ours if ours[field] != theirs[field]
-    ]
-    if changed:
+    ours, theirs = model.crop, index.crop
+    if ours.template != theirs.template and not options.mix_crops:
         raise ShardSetError(
-            f"{name}: its faces were cut otherwise than those that {model.source} was trained on"
-            f" ({', '.join(changed)}); crop them alike, or score them all the same with --mix_crops True"
+            f"{name}: its faces were aligned to template {theirs.template!r}, those that {model.source} was"
+            f" trained on to {ours.template!r}; crop them alike, or score them all the same with"
+            " --mix_crops True"
+        )
+    if (theirs.detector, theirs.detector_weights_sha256) != (ours.detector, ours.detector_weights_sha256):
+        logger.warning(
+            "%s: faces found by %s, those that %s was trained on by %s",
+            *(name, theirs.detector or "an unknown detector", model.label, ours.detector or "an unknown one"),
         )

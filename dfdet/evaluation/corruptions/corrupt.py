@@ -110,5 +110,3 @@ def _blurred(image: Pixels, kernel_px: int, sigma_px: float) -> Pixels:
     kernel = (kernel_px, kernel_px)
     values = cv2.GaussianBlur(image.astype(np.float32), kernel, sigma_px, borderType=cv2.BORDER_REFLECT_101)
     return np.rint(values).astype(np.uint8)
-
-

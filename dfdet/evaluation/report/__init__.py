@@ -1,0 +1,1 @@
+"""The page and the Markdown that an evaluation leaves."""
