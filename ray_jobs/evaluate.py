@@ -1,8 +1,8 @@
 """Scores checkpoints on shard sets: metrics with intervals, robustness, comparison, one report.
 
-    python ray_jobs/evaluate.py --checkpoint runs/NAME --test cdfv2=SET.json dfdc=SET.json
-    python ray_jobs/evaluate.py --checkpoint runs/A runs/B --val ffpp=SET.json --test cdfv2=SET.json
-    python ray_jobs/evaluate.py --checkpoint runs/NAME --test cdfv2=SET.json --robustness all --out FOLDER
+python ray_jobs/evaluate.py --checkpoint runs/NAME --test cdfv2=SET.json dfdc=SET.json
+python ray_jobs/evaluate.py --checkpoint runs/A runs/B --val ffpp=SET.json --test cdfv2=SET.json
+python ray_jobs/evaluate.py --checkpoint runs/NAME --test cdfv2=SET.json --robustness all --out FOLDER
 """
 
 from __future__ import annotations

@@ -1,0 +1,291 @@
+"""Scores a user's own videos and images with a checkpoint: fake, real, or no face.
+
+    python ray_jobs/predict.py --checkpoint runs/NAME clip.mp4 photos/ 'more/**/*.mp4' [--out FOLDER]
+    ray job submit --working-dir . -- python ray_jobs/predict.py --checkpoint C --out FOLDER VIDEOS
+
+Faces are found and cut as those that the checkpoint was trained on. A few files are done in this
+process, many on Ray. With ``--out`` the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import tyro
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+
+from dfdet.checkpoints.opened import Opened, open_checkpoint
+from dfdet.errors import ConfigError, DfdetError
+from dfdet.evaluation.aggregate import aggregator
+from dfdet.prediction.records import Folder, Prediction
+from dfdet.prediction.summary import counts, table
+from dfdet.prediction.verdict import rule_of
+from ray_jobs.cluster import absolute, home, join_or_start, joins_cluster, logical_cpus
+from ray_jobs.own_faces import Looking
+from ray_jobs.own_files import Target, find_targets
+from ray_jobs.own_recipe import Chosen, cutting
+from ray_jobs.predicting import here, in_tasks, plan_tasks
+from ray_jobs.predictor import Ask
+from shards.names import printable
+from shards.progress import show_progress
+
+FEW = 8
+"""Fewer files than this are done in this process: Ray takes some seconds to start."""
+SHOWN = 100
+"""Rows of the table on the terminal."""
+
+
+class Predict(BaseModel):
+    """Score videos and images with a checkpoint: fake, real, or no face."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    paths: tyro.conf.Positional[tuple[str, ...]]
+    """Videos and images: files, folders (searched below), or quoted patterns as 'clips/**/*.mp4'."""
+    checkpoint: str
+    """Checkpoint or run folder (its best), a published file, or hf:OWNER/NAME."""
+    pretrained: str | None = None
+    """The tower's weights, where they are not any more where training found them."""
+    out: Path | None = None
+    """Folder for predictions.jsonl, predictions.csv and pictures; goes on where it was left."""
+    frames: int = Field(32, ge=1)
+    """Frames of a video, spread evenly."""
+    faces: Literal["one", "all"] = "one"
+    """one: the person that the checkpoint's recipe selects; all: every person, the highest score counts."""
+    aggregate: str = "mean"
+    """Score of a person from those of the frames: mean, median, max, or topK as top3."""
+    threshold: float | None = None
+    """Score from which a file is called fake (0 to 1), instead of the checkpoint's own."""
+
+    sheet: bool = False
+    """Draw each file's faces with their scores (PNG)."""
+    video: bool = False
+    """Write each video with boxes and scores (MP4)."""
+    heatmap: bool = False
+    """Draw where the evidence lies, for up to 8 faces a file (PNG); slow without a GPU."""
+
+    crops: bool = False
+    """Files are face crops already, cut as those of training."""
+    template: Literal["gend", "dfb"] | None = None
+    """Cut by this template, where the checkpoint tells none."""
+    scale: float | None = Field(None, ge=1, le=4)
+    """Cut with this margin (of ready crops: their margin), as a multiple of the tight face."""
+    size_px: int | None = Field(None, ge=32, le=2048)
+    """Side of the crops (pixels)."""
+    selection: Literal["largest", "track"] | None = None
+    """Person: the largest face of each frame, or the one who is in view most."""
+    detector: Literal["retinaface", "onnx"] | None = None
+    """Face detector; else that of the checkpoint's recipe."""
+    weights: Path | None = None
+    """File of the detector's weights; else retinaface fetches its release."""
+    detector_size: int = Field(640, ge=64, le=4096)
+    """Longest side that faces are searched at (pixels)."""
+    face_threshold: float = Field(0.5, ge=0.01, lt=1)
+    """Least confidence of a face (0 to 1)."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of the model and of retinaface."""
+    workers: int | None = Field(None, ge=0)
+    """Ray tasks at a time; 0: this process alone. None: 0 below 8 files, else as many as have room."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of a task; default 1, in this process all. Equal threads give equal bits."""
+
+    @property
+    def chosen(self) -> Chosen:
+        """What concerns the cut."""
+        names = Chosen.__dataclass_fields__
+        return Chosen(**{name: getattr(self, name) for name in names})
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line; gives the exit code (0 done, 2 bad input, 1 all damaged, 130/143 signals)."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        options: Any = tyro.cli(Predict, prog="predict.py", args=argv, use_underscores=True)
+        return run(options)
+    except DfdetError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; with --out the same command goes on", file=sys.stderr)
+        return 130
+
+
+def run(options: Predict) -> int:
+    """Checks, predicts on what has no result yet, tells."""
+    targets = check(options)
+    local = options.workers == 0 or (options.workers is None and len(targets) < FEW)
+    cuda = _wants_cuda(options)
+    opened = open_checkpoint(
+        _source(options.checkpoint),
+        device="cuda" if local and cuda else "cpu",
+        pretrained=options.pretrained,
+    )
+    ask, remarks = make_ask(options, opened, local=local, cuda=cuda)
+    folder = Folder(ask.out, result_options(ask)) if ask.out else None
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for line in [*before(opened, ask), *remarks]:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    records = {each.name: folder.done[each.name] for each in targets if folder and _has(folder, each)}
+    todo = [each for each in targets if each.name not in records]
+    with _sigterm_as_exit(), show_progress("files") as progress:
+        for number, record in enumerate(_predicted(options, ask, opened, todo, local=local, cuda=cuda), 1):
+            records[record.path] = record
+            if folder:
+                folder.add(record)
+            progress(number, len(todo))
+    names = [each.name for each in targets]
+    found = folder.close(names) if folder else [records[name] for name in names]
+    after(found, ask, console)
+    return 1 if all(record.status == "damaged" for record in found) else 0
+
+
+def check(options: Predict) -> list[Target]:
+    """The files, after all that can be refused before a model is opened.
+
+    Raises:
+        InputError: A file that is not there, or options that contradict each other.
+    """
+    if not options.paths:
+        raise ConfigError("no PATH: give videos, images, folders or patterns")
+    aggregator(options.aggregate)
+    rule_of(None, options.threshold)
+    pictures = [name for name in ("sheet", "video", "heatmap") if getattr(options, name)]
+    if pictures and options.out is None:
+        raise ConfigError(f"--{pictures[0]}: has nowhere to go; give --out FOLDER")
+    if options.crops and (options.template or options.selection or options.faces == "all"):
+        raise ConfigError("--crops: nothing is cut; leave out --template, --selection and --faces all")
+    return find_targets(options.paths, home() or Path.cwd())
+
+
+def make_ask(options: Predict, opened: Opened, *, local: bool, cuda: bool) -> tuple[Ask, tuple[str, ...]]:
+    """What is asked of each process, and what a user should know of it."""
+    crop_scale = opened.config.data.crop_scale
+    cut = cutting(opened.crop, crop_scale, options.chosen)
+    ask = Ask(
+        checkpoint=opened.source,
+        pretrained=options.pretrained,
+        fingerprint=opened.fingerprint,
+        device="cuda" if cuda else "cpu",
+        threads=options.threads or (logical_cpus() if local else 1),
+        looking=Looking(
+            cut.recipe, options.frames, options.faces == "all", options.crops, thumbnails=options.sheet
+        ),
+        detector=cut.detector,
+        aggregate=options.aggregate,
+        rule=rule_of(opened.threshold, options.threshold, options.aggregate),
+        crop_scale=crop_scale,
+        out=Path(absolute(str(options.out))) if options.out else None,
+        sheet=options.sheet,
+        video=options.video,
+        heatmap=options.heatmap,
+    )
+    return ask, cut.remarks
+
+
+def result_options(ask: Ask) -> dict[str, Any]:
+    """What results depend on, as JSON."""
+    detector = ask.detector
+    return {
+        "model": ask.fingerprint,
+        "crop": ask.looking.recipe.model_dump(),
+        "crop_scale": ask.crop_scale,
+        "frames": ask.looking.frames,
+        "faces": "all" if ask.looking.everyone else "one",
+        "crops": ask.looking.ready,
+        "detector_size": detector.size_px if detector else None,
+        "face_threshold": detector.threshold if detector else None,
+        "aggregate": ask.aggregate,
+        "rule": asdict(ask.rule),
+        "pictures": [name for name in ("sheet", "video", "heatmap") if getattr(ask, name)],
+    }
+
+
+def _predicted(
+    options: Predict, ask: Ask, opened: Opened, todo: Sequence[Target], *, local: bool, cuda: bool
+) -> Iterator[Prediction]:
+    if not todo or local:
+        yield from here(ask, opened, todo) if todo else ()
+        return
+    import ray
+
+    resources = join_or_start()
+    signal.signal(signal.SIGTERM, _exit)  # after Ray's own handler
+    try:
+        tasks = plan_tasks(options.workers or 0, ask.threads, resources, cuda=cuda)
+        yield from in_tasks(ask, tasks, todo)
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """SIGTERM ends as an interrupt does: what is written stays."""
+    former = signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _has(folder: Folder, target: Target) -> bool:
+    return folder.has(target.name, target.bytes, target.modified_ns)
+
+
+def _source(checkpoint: str) -> str:
+    return checkpoint if checkpoint.startswith("hf:") else absolute(checkpoint)
+
+
+def _wants_cuda(options: Predict) -> bool:
+    """Whether the model runs on a GPU; what a cluster has only Ray knows, so there it must be said."""
+    import torch
+
+    if options.device == "auto":
+        return torch.cuda.is_available()
+    if options.device == "cuda" and not torch.cuda.is_available() and not joins_cluster():
+        raise ConfigError("--device cuda: this machine has no GPU that torch sees; use --device cpu")
+    return options.device == "cuda"
+
+
+def before(opened: Opened, ask: Ask) -> list[str]:
+    """What a run tells first: model, cut, and where the verdict comes from."""
+    crop, rule = ask.looking.recipe, ask.rule
+    how = "ready crops" if ask.looking.ready else f"{crop.detector}, {crop.selection} face"
+    scale = "unknown" if crop.scale is None else f"{crop.scale:g}"
+    threshold = "none" if rule.threshold is None else f"{rule.threshold:.4f}"
+    temperature = "" if rule.temperature is None else f", temperature {rule.temperature:.3g}"
+    return [
+        f"model: {opened.config.model.backbone} of {opened.folder or opened.source} ({ask.fingerprint[:12]})",
+        f"crop: {how}, template {crop.template}, scale {scale}, of which the model sees {ask.crop_scale:g}",
+        f"threshold: {threshold}{temperature} ({rule.origin})",
+    ]
+
+
+def after(records: Sequence[Prediction], ask: Ask, console: Console) -> None:
+    """What a run tells last: a table, the counts, where the results lie."""
+    console.print(table(records[:SHOWN]))
+    if len(records) > SHOWN:
+        console.print(f"and {len(records) - SHOWN} more", highlight=False)
+    console.print(counts(records), highlight=False)
+    if ask.out:
+        console.print(f"results: {ask.out}", soft_wrap=True, highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
