@@ -86,8 +86,10 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def show(result: dict[str, Any], folder: Path) -> None:
     """Prints the video-level metrics, and where everything lies."""
-    console = Console(width=110) if not sys.stdout.isatty() else Console()
-    table = Table("checkpoint", "test set (videos)", *COLUMNS.values())
+    console = Console(width=160) if not sys.stdout.isatty() else Console()
+    table = Table()
+    for head in ("checkpoint", "test set, videos", *COLUMNS.values()):
+        table.add_column(head, no_wrap=True)
     for label, found in result["checkpoints"].items():
         metrics = found["metrics"]
         for name in [*result["request"]["test"], "pooled", "macro"]:
@@ -104,7 +106,18 @@ def show(result: dict[str, Any], folder: Path) -> None:
         )
         line = f"{label}: threshold {said}, {found['threshold_origin']}"
         console.print(line, soft_wrap=True, highlight=False)
+    for pair in result["comparison"]:
+        if pair["auroc"] is not None:
+            console.print(_difference(pair), soft_wrap=True, highlight=False)
     console.print(f"result: {folder}", soft_wrap=True, highlight=False)
+
+
+def _difference(pair: dict[str, Any]) -> str:
+    """Of two checkpoints' video AUROC on a set."""
+    said = f"{pair['first']} less {pair['second']} on {pair['set']}: video AUROC {pair['auroc']:+.4f}"
+    if pair["auroc_low"] is None:
+        return said
+    return f"{said} ({pair['auroc_low']:+.3f} to {pair['auroc_high']:+.3f}), p = {pair['auroc_p']:.2g}"
 
 
 def _said(found: dict[str, Any]) -> str:
@@ -120,4 +133,4 @@ def _shown(metrics: dict[str, float | None], name: str) -> str:
     value, low, high = (metrics.get(f"{name}{end}") for end in ("", "_low", "_high"))
     if value is None:
         return "-"
-    return f"{value:.4f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else "")
+    return f"{value:.4f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
