@@ -2,7 +2,7 @@
 
 ``evaluation.json`` holds the request with fingerprints of models and sets; ``parts/`` the scores of
 slices that are done, until all are; then ``scores/<checkpoint>/<set>[@<corruption>].parquet``,
-``result.json`` and the report.
+``report.html``, ``report.md`` and ``result.json``.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from dfdet.checkpoints.opened import THRESHOLD
 from dfdet.errors import TrainingError
 from dfdet.evaluation.assemble import Scores, assemble
 from dfdet.evaluation.folder import Folder
+from dfdet.evaluation.report.markdown import write_markdown
+from dfdet.evaluation.report.write import write_report
 from dfdet.evaluation.request import Request
 from dfdet.evaluation.result import ORIGIN_VAL, Result, find
 from dfdet.evaluation.scorer import Part, Slice
@@ -46,7 +48,9 @@ def conclude(request: Request, folder: Folder) -> dict[str, Any]:
     _write_csv(folder.path / METRICS_CSV, rows)
     _write_csv(folder.path / COMPARISON_CSV, [each.table_row() for each in result.compared])
     written = result.to_json()
-    folder.write_result(written)
+    write_report(folder.path / "report.html", result)
+    write_markdown(folder.path / "report.md", result)
+    folder.write_result(written)  # last: a kill before it concludes again, from the parts
     folder.remove_parts()
     return written
 

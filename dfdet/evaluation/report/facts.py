@@ -20,9 +20,9 @@ METRICS = {
     "auroc": "AUROC",
     "ap": "AP",
     "eer": "EER",
-    "tpr_at_fpr_1e-3": "TPR at FPR .1 %",
-    "tpr_at_fpr_1e-2": "TPR at FPR 1 %",
-    "tpr_at_fpr_5e-2": "TPR at FPR 5 %",
+    "tpr_at_fpr_1e-3": "TPR at FPR .1\u00a0%",
+    "tpr_at_fpr_1e-2": "TPR at FPR 1\u00a0%",
+    "tpr_at_fpr_5e-2": "TPR at FPR 5\u00a0%",
     "balanced_accuracy": "balanced accuracy",
     "f1": "F1",
 }

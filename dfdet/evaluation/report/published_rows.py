@@ -39,11 +39,15 @@ _PREFIXES = {
 }
 
 PUBLISHED = (
-    Published("linear probe", DD, {"cdfv2": 78.13, "dfd": 88.15, "dfdc": 73.62, "ffiw": 79.28, "dsv1": 63.65}),
+    Published(
+        "linear probe", DD, {"cdfv2": 78.13, "dfd": 88.15, "dfdc": 73.62, "ffiw": 79.28, "dsv1": 63.65}
+    ),
     Published("LN-tuning", DD, {"cdfv2": 94.88, "dfd": 96.83, "dfdc": 86.41, "ffiw": 92.24, "dsv1": 83.57}),
-    Published("LN + L2 norm", DD, {"cdfv2": 96.21, "dfd": 98.18, "dfdc": 87.82, "ffiw": 92.72, "dsv1": 88.81}),
+    Published(
+        "LN + L2 norm", DD, {"cdfv2": 96.21, "dfd": 98.18, "dfdc": 87.82, "ffiw": 92.72, "dsv1": 88.81}
+    ),
     Published("full method", DD, {"cdfv2": 96.62, "dfd": 98.00, "dfdc": 87.15, "ffiw": 91.52, "dsv1": 92.01}),
-    Published("GenD", GEND, {"cdfv2": 96.5, "dfd": 97.3, "dfdc": 87.0, "ffiw": 93.5}),
+    Published("LNCLIP-DF (GenD)", GEND, {"cdfv2": 96.5, "dfd": 97.3, "dfdc": 87.0, "ffiw": 93.5}),
 )
 
 

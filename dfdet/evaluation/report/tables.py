@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from dfdet.evaluation import calibration
 from dfdet.evaluation.bootstrap import Difference, Estimate
+from dfdet.evaluation.comparison import Compared
 from dfdet.evaluation.report import words
 from dfdet.evaluation.report.facts import (
     METRICS,
@@ -90,16 +91,19 @@ def summary(result: Result, level: Level, undetected: UndetectedAs = "excluded")
     head = [word("test set"), word("checkpoint"), Cell(f"{level}s"), *map(Cell, names.values())]
     by_set = zip(*(rows(found, level, undetected) for found in result.found), strict=True)
     body = (
-        [
-            word(set_text(row.set)),
-            word(found.model.label),
-            Cell(f"{row.counts.reals + row.counts.fakes:,}", note=_classes(row.counts)),
-            *(estimate_cell(row.metrics.get(name)) for name in names),
-        ]
+        (
+            "first" if found is result.found[0] else "",
+            [
+                word(set_text(row.set)),
+                word(found.model.label),
+                Cell(f"{row.counts.reals + row.counts.fakes:,}", note=_classes(row.counts)),
+                *(estimate_cell(row.metrics.get(name)) for name in names),
+            ],
+        )
         for same in by_set
         for found, row in zip(result.found, same, strict=True)
     )
-    return table(head, (("", cells) for cells in body))
+    return table(head, body)
 
 
 def _classes(counts: Counts) -> str:
@@ -114,10 +118,9 @@ def has_undetected(result: Result) -> bool:
 def published(result: Result) -> str:
     """Video-level AUROC in per cent beside that of papers, of sets that both have."""
     columns = matched(result.request.tests)
-    if not columns:
-        return paragraph(no_published(result), "muted")
     keys = set(columns.values())
-    head = [word("detector"), *(Cell(name, note=TEST_SETS[key]) for name, key in columns.items()), word("source")]
+    titles = (f"{name} ({TEST_SETS[key]})" for name, key in columns.items())
+    head = [word("detector"), *map(Cell, titles), word("source")]
     body: list[tuple[str, list[Cell]]] = []
     for found in result.found:
         own = {row.set: row.metrics["auroc"] for row in rows(found, "video")}
@@ -126,11 +129,11 @@ def published(result: Result) -> str:
     for row in PUBLISHED:
         if keys & row.auroc.keys():
             cells = [Cell(f"{row.auroc[key]:.2f}" if key in row.auroc else NONE) for key in columns.values()]
-            body.append(("published", [word(f"{row.method} (published)"), *cells, word(row.source)]))
+            body.append(("published", [word(f"{row.method}, published"), *cells, word(row.source)]))
     return table(head, body)
 
 
-def no_published(result: Result) -> str:
+def no_published() -> str:
     """The sentence in place of published rows."""
     known = ", ".join(TEST_SETS.values())
     return f"No published results beside these: no test set is named as one of {known}."
@@ -167,7 +170,7 @@ def by_method(result: Result) -> str:
     return table(head, body) if body else ""
 
 
-def compared(result: Result) -> str:
+def compared(pairs: Iterable[Compared]) -> str:
     """Differences of pairs of checkpoints with intervals and p-values."""
     head = [word("test set"), word("difference"), *map(Cell, COMPARED.values())]
     body = (
@@ -179,7 +182,7 @@ def compared(result: Result) -> str:
                 *(_difference_cell(each.metrics[name]) for name in COMPARED),
             ],
         )
-        for each in result.compared
+        for each in pairs
     )
     return table(head, body)
 
@@ -191,6 +194,21 @@ def _difference_cell(gap: Difference) -> Cell:
         return Cell(f"{gap.value:+.4f}")
     apart = "number apart" if gap.low > 0 or gap.high < 0 else "number"
     return Cell(f"{gap.value:+.4f}", apart, f"{gap.low:+.3f} to {gap.high:+.3f}, p = {gap.p:.2g}")
+
+
+def robust(result: Result) -> str:
+    """Video AUROC under each corruption, a column a checkpoint."""
+    head = [word("test set"), word("corruption"), *(Cell(found.model.label) for found in result.found)]
+    body = []
+    for name in result.request.tests:
+        clean = [next(row for row in rows(found, "video") if row.set == name) for found in result.found]
+        body.append(
+            ("first", [word(name), word("none"), *(estimate_cell(row.metrics["auroc"]) for row in clean)])
+        )
+        for how in (corruption.name for corruption in result.request.work.corruptions):
+            cells = [estimate_cell(found.robustness[name][how]["auroc"]) for found in result.found]
+            body.append(("", [word(name), word(how), *cells]))
+    return table(head, body)
 
 
 MEASURES = {"brier": "Brier score", "log_loss": "log loss", "ece": "ECE", "ece_width": "ECE, equal widths"}
@@ -239,6 +257,4 @@ def fingerprints(result: Result) -> str:
     rows_ = [("checkpoint", model.label, model.fingerprint) for model in request.models]
     rows_ += [("validation set", name, index.digest) for name, index in request.val.items()]
     rows_ += [("test set", name, index.digest) for name, index in request.tests.items()]
-    return table(
-        [word("what"), word("name"), word("SHA-256")], (("", list(map(word, row))) for row in rows_)
-    )
+    return table([word("what"), word("name"), word("SHA-256")], (("", list(map(word, row))) for row in rows_))

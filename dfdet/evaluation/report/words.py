@@ -34,7 +34,9 @@ def finding(found: Found) -> str:
     mean = "mean (macro) " if row.set == MACRO else ""
     bounds = interval_text(estimate)
     confidence = found.summary.settings.resampling.confidence
-    interval = f"{confidence:.0%} interval {bounds}" if bounds else "no interval: too few independent videos"
+    interval = (
+        f"{100 * confidence:g} % interval {bounds}" if bounds else "no interval: too few independent videos"
+    )
     return (
         f"{found.model.label}: {mean}video AUROC {number_text(estimate.value)} on {sets} ({interval};"
         f" {row.counts.videos:,} videos)."
@@ -45,17 +47,26 @@ def _why_none(reals: int, fakes: int) -> str:
     return f"which needs both classes: {reals:,} real and {fakes:,} fake videos"
 
 
-def threshold_sentence(found: Found) -> str:
-    """Which threshold is carried, and from where."""
-    fitted, label = found.threshold, found.model.label
+def threshold_sentences(result: Result) -> list[str]:
+    """Which thresholds are carried, and from where; those of one origin together."""
+    alike: dict[str, list[str]] = {}
+    for found in result.found:
+        value = "no threshold" if found.threshold is None else f"threshold {found.threshold.threshold:.4f}"
+        alike.setdefault(_origin(found), []).append(f"{found.model.label}: {value}")
+    return ["; ".join(values) + origin for origin, values in alike.items()]
+
+
+def _origin(found: Found) -> str:
+    fitted = found.threshold
     if fitted is None:
-        return f"{label}: no threshold, so nothing is told that needs one; give --val NAME=SET.json to fit it."
+        return ", so nothing is told that needs one; give --val NAME=SET.json to fit it."
     where = f"the equal error rate of {fitted.set_name} ({fitted.level}s, {fitted.frames:,} frames)"
     by = "fitted in this evaluation" if found.origin == ORIGIN_VAL else "as it came with the checkpoint"
-    text = f"{label}: threshold {fitted.threshold:.4f} at {where}, {by}; carried to every test set."
-    asked = found.summary.settings.aggregate
-    if found.summary.settings.threshold_at("video") is None:
-        text += f" It is for videos scored by {fitted.aggregate}, not by {asked}, so videos are told without it."
+    text = f", at {where}, {by}; carried to every test set."
+    settings = found.summary.settings
+    if settings.threshold_at("video") is None:
+        text += f" It is for videos scored by {fitted.aggregate}, not by {settings.aggregate}:"
+        text += " videos are told without it."
     return text
 
 
@@ -63,11 +74,12 @@ def scoring_sentence(result: Result) -> str:
     """How videos are scored and intervals made."""
     settings = result.found[0].summary.settings
     how, resampling = settings.aggregate, settings.resampling
+    confidence = 100 * resampling.confidence
     by = {"mean": "the mean", "median": "the median", "max": "the highest"}.get(
         how, f"the mean of the {how[3:]} highest"
     )
     return (
-        f"A video's score is {by} of its frames' fake probabilities. Intervals ({resampling.confidence:.0%})"
+        f"A video's score is {by} of its frames' fake probabilities. Intervals ({confidence:g} %)"
         f" are percentiles of {resampling.resamples:,} bootstrap resamples of clusters of videos that share a"
         " person or source. A dash: the set cannot tell, as a false alarm rate that takes more reals."
     )

@@ -9,22 +9,10 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
+from dfdet.html.figure import BLUE, GREEN, GREY, ORANGE, RED, Figure, figure_of, gapped, label_text
 from dfdet.sweep.finals import FinalRow
 from dfdet.sweep.report.importances import Importances
-from dfdet.sweep.report.parts import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    RED,
-    Figure,
-    figure_of,
-    gapped,
-    label_text,
-    marks,
-    short_names,
-    value_text,
-)
+from dfdet.sweep.report.parts import marks, short_names, value_text
 from dfdet.sweep.results import Direction, Setting
 
 

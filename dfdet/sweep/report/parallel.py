@@ -8,16 +8,8 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution
 
-from dfdet.sweep.report.parts import (
-    GREY,
-    Distributions,
-    Figure,
-    figure_of,
-    gapped,
-    label_text,
-    short_names,
-    value_text,
-)
+from dfdet.html.figure import GREY, Figure, figure_of, gapped, label_text
+from dfdet.sweep.report.parts import Distributions, short_names, value_text
 from dfdet.sweep.results import Direction, Setting, score_text
 
 FIFTHS = {

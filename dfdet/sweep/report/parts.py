@@ -1,23 +1,16 @@
-"""What the pictures of a report share: colours, layout, marks, names.
-
-Colours are of middle brightness, readable on white and on black, after Okabe and Ito; states differ in
-their marker too. All text that comes from trials is escaped: Plotly obeys some HTML in its labels.
-"""
+"""What the pictures of a sweep's report share: marks and names; states differ in their marker too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial
 
+from dfdet.html.figure import Figure, label_text
 from dfdet.sweep.results import Setting, score_text
 
-BLUE, ORANGE, GREEN, GREY, RED = "#2b83c4", "#dd7a1c", "#1fa07a", "#8c8c8c", "#d1495b"
-
-Figure = dict[str, Any]
 Distributions = Mapping[str, BaseDistribution]
 
 
@@ -31,11 +24,6 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
         taken = ["." + other for other in paths if other != path]
         names[path] = next((end for end in ends if not any(o.endswith("." + end) for o in taken)), path)
     return names
-
-
-def label_text(text: str) -> str:
-    """Text as Plotly shows it, markup and all; it knows no entity for quotes."""
-    return escape(text, quote=False)
 
 
 def value_text(value: Any, digits: int = 4) -> str:
@@ -59,28 +47,6 @@ def _union(one: Any, other: Any) -> BaseDistribution:
     return FloatDistribution(min(one.low, other.low), max(one.high, other.high), log=one.log)
 
 
-def figure_of(data: list[Figure], height: int, x: Figure, y: Figure) -> Figure:
-    """With the layout that all share; the page sets the text's colour."""
-    axis = {"gridcolor": "rgba(128,128,128,.22)", "zeroline": False, "automargin": True}
-    x, y = ({**axis, **one} for one in (x, y))
-    for one in (x, y):
-        if "title" in one:
-            one["title"] = {"text": one["title"], "font": {"size": 12}, "standoff": 8}
-    layout = {
-        "height": height,
-        "margin": {"l": 54, "r": 12, "t": 34, "b": 44},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"size": 12},
-        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "font": {"size": 11}},
-        "xaxis": x,
-        "yaxis": y,
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY, "activecolor": BLUE},
-        "hoverlabel": {"align": "left", "font": {"size": 12}},
-    }
-    return {"data": [trace for trace in data if trace["x"]], "layout": layout}
-
-
 def marks(
     name: str,
     settings: Sequence[Setting],
@@ -102,11 +68,6 @@ def marks(
         "hoverinfo": "text",
         "marker": {"color": colour, "size": size, "symbol": symbol, "line": {"color": colour, "width": line}},
     }
-
-
-def gapped(parts: Iterable[Sequence[Any]]) -> list[Any]:
-    """All parts with a gap after each, so that one trace draws many lines."""
-    return [item for part in parts for item in [*part, None]]
 
 
 def hover_text(setting: Setting) -> str:

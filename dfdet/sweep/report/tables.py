@@ -7,10 +7,10 @@ import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from dfdet.html.page import Cell, code, folded, paragraph, section, table
 from dfdet.sweep.finals import FinalRow, Interval, conclude, conclude_search, winner
 from dfdet.sweep.report.cost import Cost, cost_of, saved_by_stopping
 from dfdet.sweep.report.facts import Facts
-from dfdet.sweep.report.page import Cell, code, folded, paragraph, section, table
 from dfdet.sweep.report.parts import value_text
 from dfdet.sweep.results import ENDED, Setting, score_text
 from dfdet.sweep.status import duration_text

@@ -11,11 +11,11 @@ from typing import Any
 from optuna import Study
 
 from dfdet import __version__
+from dfdet.html.page import grid, page, paragraph, plot, section
 from dfdet.runs.atomic import write_bytes_atomic
 from dfdet.sweep.report import figures, tables
 from dfdet.sweep.report.facts import Facts, read_facts
 from dfdet.sweep.report.importances import BEST_SHARE, importances
-from dfdet.sweep.report.page import page, paragraph, plot, section
 from dfdet.sweep.report.parallel import parallel
 from dfdet.sweep.report.parts import hover_text
 
@@ -146,16 +146,12 @@ def _slices(facts: Facts) -> str:
     parts = [paragraph(text, "muted")]
     for place, metric in enumerate(facts.metrics):
         boxes = [
-            f"<div><h3>{escape(path)}</h3>{plot(figures.slice_of(facts.settings, path, dist, place))}</div>"
+            (path, plot(figures.slice_of(facts.settings, path, dist, place)))
             for path, dist in facts.dimensions.items()
             if path in scored
         ]
-        parts += [paragraph(f"{metric}:") if len(facts.metrics) > 1 else "", _grid(boxes)]
+        parts += [paragraph(f"{metric}:") if len(facts.metrics) > 1 else "", grid(boxes)]
     return section("Slices", *parts)
-
-
-def _grid(boxes: list[str]) -> str:
-    return f'<div class="slices">{"".join(boxes)}</div>'
 
 
 def _curves(facts: Facts) -> str:

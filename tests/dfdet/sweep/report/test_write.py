@@ -1,9 +1,7 @@
 import base64
 import hashlib
-import json
 import math
 import random
-from html.parser import HTMLParser
 
 import optuna
 import plotly.graph_objects as go
@@ -14,6 +12,7 @@ from optuna.trial import TrialState, create_trial
 from dfdet.recipes import demo
 from dfdet.sweep.report.parts import distributions_of, short_names
 from dfdet.sweep.report.write import write_report
+from tests.dfdet.html.parsed import Page
 
 METRIC = "val/demo/video/auroc"
 EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -23,39 +22,6 @@ DIMENSIONS = {
     "model.head": {"choices": ["linear", "cosine"]},
     "model.margin": {"low": 0.05, "high": 0.5, "when": {"model.head": ["cosine"]}},
 }
-
-
-class Page(HTMLParser):
-    """The parts of a page that tests look at."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.links, self.handlers, self.scripts, self.data, self.policy = [], [], [], [], ""
-        self.headings, self.text, self._open = [], "", []
-        self.html = path.read_text(encoding="utf-8")
-        self.feed(self.html)
-        self.figures = [figure for figure in map(json.loads, self.data) if "layout" in figure]
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.links += [value for name, value in attrs.items() if name in ("src", "href", "srcset", "action")]
-        self.handlers += [name for name in attrs if name.startswith("on")]
-        if attrs.get("http-equiv") == "Content-Security-Policy":
-            self.policy = attrs["content"]
-        if tag not in ("meta", "wbr"):
-            self._open.append((tag, attrs))
-
-    def handle_endtag(self, tag):
-        assert self._open.pop()[0] == tag
-
-    def handle_data(self, data):
-        tag, attrs = self._open[-1] if self._open else ("", {})
-        if tag == "script":
-            (self.data if attrs.get("type") == "application/json" else self.scripts).append(data)
-        elif tag == "h2":
-            self.headings.append(data)
-        elif tag != "style":
-            self.text += data + " "
 
 
 def header(objectives=(f"{METRIC}:max",), **options):

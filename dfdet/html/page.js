@@ -20,7 +20,14 @@
     plots.forEach((place) => Plotly.relayout(place, { "font.color": colour }));
   }
 
-  document.querySelectorAll(".plot").forEach(draw);
+  // Plotly needs a width: what is folded away is drawn when it is opened.
+  function drawFolded(details) {
+    details.addEventListener("toggle", () => details.querySelectorAll(".plot").forEach(draw), { once: true });
+  }
+
+  const folded = (place) => place.closest("details:not([open])");
+  [...document.querySelectorAll(".plot")].filter((place) => !folded(place)).forEach(draw);
+  document.querySelectorAll("details:not([open])").forEach(drawFolded);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => recolour(textColour()));
   addEventListener("beforeprint", () => recolour("#1c2126"));
   addEventListener("afterprint", () => recolour(textColour()));

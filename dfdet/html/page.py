@@ -1,7 +1,7 @@
-"""The HTML of a sweep's report: tables, places of pictures, and a page that asks nothing of any network.
+"""The HTML of a report: tables, places of pictures, and a page that asks nothing of any network.
 
 The page's content security policy forbids every request, and every script but the two whose checksums it
-names: what a trial's text may hold does not run, even where it were not escaped.
+names: what names or messages may hold does not run, even where they were not escaped.
 """
 
 from __future__ import annotations
@@ -51,9 +51,11 @@ class Cell:
     text: str
     kind: str = "number"
     """Its CSS classes: number, word, long."""
+    note: str = ""
+    """A smaller line below."""
 
 
-def page(title: str, sections: Iterable[str], hover: Mapping[str, str]) -> str:
+def page(title: str, sections: Iterable[str], hover: Mapping[str, str] | None = None) -> str:
     """The whole file.
 
     Args:
@@ -68,7 +70,7 @@ def page(title: str, sections: Iterable[str], hover: Mapping[str, str]) -> str:
         title=escape(title),
         style=_own("page.css"),
         body="\n".join(section for section in sections if section),
-        hover=_data(hover),
+        hover=_data(hover or {}),
         plotly=plotly,
         script=script,
     )
@@ -88,14 +90,16 @@ def table(head: Sequence[Cell], rows: Iterable[tuple[str, Sequence[Cell]]]) -> s
     """A table of escaped cells; a row is its CSS class and its cells."""
     heads = "".join(f'<th class="{cell.kind}">{_breakable(cell.text)}</th>' for cell in head)
     body = "\n".join(
-        f'<tr class="{kind}">'
-        + "".join(f'<td class="{c.kind}">{escape(c.text)}</td>' for c in cells)
-        + "</tr>"
-        for kind, cells in rows
+        f'<tr class="{kind}">' + "".join(map(_data_cell, cells)) + "</tr>" for kind, cells in rows
     )
     return (
         f'<div class="wide"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
     )
+
+
+def _data_cell(cell: Cell) -> str:
+    note = f"<small>{escape(cell.note)}</small>" if cell.note else ""
+    return f'<td class="{cell.kind}">{escape(cell.text)}{note}</td>'
 
 
 def _breakable(text: str) -> str:
@@ -103,9 +107,15 @@ def _breakable(text: str) -> str:
     return re.sub(r"(?<=[_.])(?=\w)", "<wbr>", escape(text))
 
 
-def folded(title: str, content: str) -> str:
-    """Content that a click shows."""
-    return f"<details><summary>{escape(title)}</summary>\n{content}\n</details>"
+def grid(boxes: Iterable[tuple[str, str]]) -> str:
+    """Small pictures beside each other: a heading and HTML each."""
+    cells = "".join(f"<div><h3>{escape(title)}</h3>{content}</div>" for title, content in boxes)
+    return f'<div class="grid">{cells}</div>'
+
+
+def folded(title: str, content: str, *, opened: bool = False) -> str:
+    """Content that a click shows, or hides where it is opened; pictures in it are drawn when it is open."""
+    return f"<details{' open' * opened}><summary>{escape(title)}</summary>\n{content}\n</details>"
 
 
 def code(text: str) -> str:
