@@ -77,11 +77,20 @@ def run(request: Request) -> int:
             print(f"stopped; go on with --out {folder.path}", flush=True)
             return 128 + signals[0]
         if failure is not None:
-            raise failure
+            return told(failure, folder.path / "log.txt")
         show(conclude(request, folder), folder.path)
         return 0
     finally:
         folder.release()
+
+
+def told(failure: BaseException, log: Path) -> int:
+    """Prints what it failed with in a line, the traceback is in the log; gives the exit code."""
+    own = isinstance(failure, DfdetError)
+    message = str(failure) if own else f"{type(failure).__name__}: {failure}; give the same --out to go on"
+    logger.error("%s", message, exc_info=failure)
+    print(f"error: {message} (log: {log})", file=sys.stderr)
+    return failure.exit_code if isinstance(failure, DfdetError) else 1
 
 
 def score(request: Request, folder: Folder) -> tuple[BaseException | None, list[int]]:
