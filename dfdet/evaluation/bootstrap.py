@@ -64,6 +64,10 @@ class Estimate:
     resamples: int = 0
     """Resamples that had the metric; those of one class only are left out."""
 
+    def named(self, name: str) -> dict[str, float | None]:
+        """Value and bounds as ``<name>``, ``<name>_low`` and ``<name>_high``."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -16,6 +15,7 @@ from pydantic import Field, ValidationError
 from dfdet.config import Section
 from dfdet.errors import ConfigError
 from dfdet.evaluation.report.published_rows import PUBLISHED, match
+from dfdet.evaluation.seeds import t_interval
 from dfdet.schema import Manifest
 
 PUBLISHED_AS = {
@@ -150,15 +150,8 @@ def _entry(recipe: str, test: str, runs: Sequence[dict[str, float | None]]) -> E
     )
     if not values:
         return Entry(recipe, test, len(runs), None, None, None, published)
-    low, high = _interval(values) if len(values) > 1 else _own_interval(runs[0], name)
+    low, high = t_interval(values) or _own_interval(runs[0], name)
     return Entry(recipe, test, len(runs), fmean(values), low, high, published)
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
 
 
 def _own_interval(run: dict[str, float | None], name: str) -> tuple[float | None, float | None]:

@@ -41,8 +41,7 @@ class Found:
         for name, corrupted in self.robustness.items():
             for corruption, estimates in corrupted.items():
                 for metric, estimate in estimates.items():
-                    full = f"test/{name}/video/{metric}@{corruption}"
-                    flat |= {full: estimate.value, f"{full}_low": estimate.low, f"{full}_high": estimate.high}
+                    flat |= estimate.named(f"test/{name}/video/{metric}@{corruption}")
         for name, measured in self.calibration.items():
             if measured is not None:
                 for level in ("frame", "video"):

@@ -78,8 +78,7 @@ class Row:
         method = "" if self.subset == ALL else f"/{self.subset}"
         found: dict[str, float | None] = {}
         for name, estimate in self.metrics.items():
-            full = f"test/{self.set}/{self.level}/{name}{also}{method}"
-            found |= {full: estimate.value, f"{full}_low": estimate.low, f"{full}_high": estimate.high}
+            found |= estimate.named(f"test/{self.set}/{self.level}/{name}{also}{method}")
         return found
 
     def table_row(self) -> dict[str, Any]:
@@ -87,7 +86,7 @@ class Row:
         head = {"set": self.set, "level": self.level, "subset": self.subset, "undetected_as": self.undetected}
         row: dict[str, Any] = head | vars(self.counts)
         for name, estimate in self.metrics.items():
-            row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+            row |= estimate.named(name)
         return row
 
 

@@ -7,7 +7,6 @@ compared seed by seed with the published setting: what a seed does to all settin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -15,11 +14,10 @@ from typing import Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
+from dfdet.evaluation.seeds import CONFIDENCE, Interval, t_interval
 from dfdet.sweep.results import Direction, best_first, metric_text, read_settings, score_text
 
-CONFIDENCE = 0.95
 Verdict = Literal["baseline", "better", "worse", "no difference shown", "too few seeds", "no baseline"]
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -158,16 +156,6 @@ def _label(row: FinalRow) -> str:
 
 def _seeds(count: int) -> str:
     return "one fresh seed" if count == 1 else f"{count} fresh seeds"
-
-
-def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval | None:
-    """Student's interval of the mean, None of one value: mean +- t sd / sqrt(n)."""
-    from scipy.stats import t
-
-    if len(values) < 2:
-        return None
-    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
 
 
 @dataclass(frozen=True)

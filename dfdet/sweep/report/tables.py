@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from dfdet.evaluation.seeds import Interval
 from dfdet.html.page import Cell, code, folded, paragraph, section, table
-from dfdet.sweep.finals import FinalRow, Interval, conclude, conclude_search, winner
+from dfdet.sweep.finals import FinalRow, conclude, conclude_search, winner
 from dfdet.sweep.report.cost import Cost, cost_of, saved_by_stopping
 from dfdet.sweep.report.facts import Facts
 from dfdet.sweep.report.parts import value_text

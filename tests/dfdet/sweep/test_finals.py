@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from dfdet.sweep.finals import choose, choose_baseline, compare, conclude, conclude_search, t_interval, winner
+from dfdet.evaluation.seeds import t_interval
+from dfdet.sweep.finals import choose, choose_baseline, compare, conclude, conclude_search, winner
 
 
 def searched(*scores, published=None, state=TrialState.COMPLETE):
