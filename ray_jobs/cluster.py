@@ -116,18 +116,28 @@ def check_resources(config: Config, available: dict[str, float]) -> bool:
         ConfigError: With the arithmetic and what would fit.
     """
     run = config.run
-    cuda = run.device == "cuda" or (run.device == "auto" and available.get("GPU", 0) >= 1)
+    cuda = wants_cuda(run.device, available)
     kinds = ("CPU", "GPU") if cuda else ("CPU",)
     check_fits(run, available, kinds)
-    room = min(int(available.get(kind, 0.0) / need) for kind, need in _needs(run, kinds).items())
-    if usable_workers(config, room) is None:
+    fits = min(int(available.get(kind, 0.0) / need) for kind, need in _needs(run, kinds).items())
+    if usable_workers(config, fits) is None:
         raise ConfigError(
-            f"run.workers={list(_ends(run))}: there is room for {room}, but no count from"
-            f" {run.fewest_workers} to {room} divides data.global_batch={config.data.global_batch}"
+            f"run.workers={list(_ends(run))}: there is room for {fits}, but no count from"
+            f" {run.fewest_workers} to {fits} divides data.global_batch={config.data.global_batch}"
             + (" in whole pairs" if config.data.unit_size > 1 else "")
             + "; lower the first of --run.workers, or join a larger cluster"
         )
     return cuda
+
+
+def wants_cuda(device: str, available: dict[str, float]) -> bool:
+    """Whether ``auto``, ``cpu`` or ``cuda`` means CUDA, given the cluster's resources."""
+    return device == "cuda" or (device == "auto" and available.get("GPU", 0.0) >= 1)
+
+
+def room(needs: dict[str, float], available: dict[str, float]) -> int:
+    """How many of what takes ``needs`` of each kind there is room for."""
+    return min(math.floor(available.get(kind, 0.0) / need + 1e-9) for kind, need in needs.items())
 
 
 def logical_cpus() -> int:
@@ -237,3 +247,8 @@ def absolute(path: str) -> str:
         ShardSetError: A URL holds a user or password.
     """
     return paths.absolute(path, home())
+
+
+def absolute_source(checkpoint: str) -> str:
+    """As :func:`absolute`, of a checkpoint; ``hf:`` names as they are."""
+    return checkpoint if checkpoint.startswith("hf:") else absolute(checkpoint)

@@ -20,7 +20,7 @@ from dfdet.evaluation.options import Options
 from dfdet.evaluation.outcome import conclude, show
 from dfdet.evaluation.request import Request, open_request
 from dfdet.runs.runlog import RunLog, log_to
-from ray_jobs.cluster import absolute, join_or_start, joins_cluster, local_resources
+from ray_jobs.cluster import absolute, absolute_source, join_or_start, joins_cluster, local_resources
 from ray_jobs.scoring import count_workers, scored, uses_cuda
 from ray_jobs.watch import watch
 from shards.progress import show_progress
@@ -46,7 +46,7 @@ def with_absolute_paths(options: Options) -> Options:
     cache = options.cache_dir
     return options.model_copy(
         update={
-            "checkpoint": tuple(c if c.startswith("hf:") else absolute(c) for c in options.checkpoint),
+            "checkpoint": tuple(map(absolute_source, options.checkpoint)),
             "test": _absolute_sets(options.test),
             "val": _absolute_sets(options.val),
             "out": absolute(options.out or default_out()),

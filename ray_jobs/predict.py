@@ -29,7 +29,7 @@ from dfdet.evaluation.aggregate import aggregator
 from dfdet.prediction.records import Folder, Prediction
 from dfdet.prediction.summary import counts, table
 from dfdet.prediction.verdict import rule_of
-from ray_jobs.cluster import absolute, home, join_or_start, joins_cluster, logical_cpus
+from ray_jobs.cluster import absolute, absolute_source, home, join_or_start, joins_cluster, logical_cpus
 from ray_jobs.own_faces import Looking
 from ray_jobs.own_files import Target, find_targets
 from ray_jobs.own_recipe import Chosen, cutting
@@ -129,7 +129,7 @@ def run(options: Predict) -> int:
     local = options.workers == 0 or (options.workers is None and len(targets) < FEW)
     cuda = _wants_cuda(options)
     opened = open_checkpoint(
-        _source(options.checkpoint),
+        absolute_source(options.checkpoint),
         device="cuda" if local and cuda else "cpu",
         pretrained=options.pretrained,
     )
@@ -246,10 +246,6 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 def _has(folder: Folder, target: Target) -> bool:
     return folder.has(target.name, target.bytes, target.modified_ns)
-
-
-def _source(checkpoint: str) -> str:
-    return checkpoint if checkpoint.startswith("hf:") else absolute(checkpoint)
 
 
 def _wants_cuda(options: Predict) -> bool:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dfdet.checkpoints.opened import Opened
-from dfdet.errors import ConfigError, DfdetError, InputError
+from dfdet.errors import ConfigError, InputError
 from dfdet.prediction.records import Prediction
 from ray_jobs.own_files import Target
 from ray_jobs.predictor import Ask, Predictor, damaged
-from shards.mapping import CRASHED, IN_FLIGHT
+from shards.mapping import CRASHED
 
 RETRIES = 2
 """Times that a file is tried again when its worker or node dies."""
@@ -67,31 +66,24 @@ def in_tasks(ask: Ask, tasks: Tasks, targets: Iterable[Target]) -> Iterator[Pred
     """
     import ray
 
-    shared, todo = ray.put(ask), iter(targets)
+    from ray_jobs.ordered import in_order
+
+    shared = ray.put(ask)
     task = ray.remote(predict).options(num_cpus=tasks.cpus, num_gpus=tasks.gpus, max_retries=RETRIES)
-    waiting: deque[tuple[Target, Any]] = deque()
-    unfinished: set[Any] = set()
-    target = next(todo, None)
-    while target is not None or waiting:
-        while target is not None and len(unfinished) < tasks.count and len(waiting) < IN_FLIGHT * tasks.count:
-            waiting.append((target, task.remote(shared, target)))
-            unfinished.add(waiting[-1][1])
-            target = next(todo, None)
-        if waiting[0][1] in unfinished:
-            done, _ = ray.wait(list(unfinished), num_returns=1)
-            unfinished.difference_update(done)
-        else:
-            yield _result(*waiting.popleft(), ask)
+    for target, ref in in_order(targets, lambda target: task.remote(shared, target), tasks.count):
+        yield _result(target, ref, ask)
 
 
 def _result(target: Target, ref: Any, ask: Ask) -> Prediction:
     import ray
     from ray.exceptions import RayError, RayTaskError
 
+    from ray_jobs.ordered import cause_of
+
     try:
         result: Prediction = ray.get(ref)
     except RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, DfdetError) else error) from error
+        raise cause_of(error) from error
     except RayError:
         return damaged(ask, target, CRASHED)
     return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from dfdet.errors import ConfigError, DfdetError, TrainingError
+from dfdet.errors import ConfigError, TrainingError
 from dfdet.evaluation.options import Options
 from dfdet.evaluation.scorer import Part, Scorer, Slice, Work
+from ray_jobs.cluster import room, wants_cuda
+from ray_jobs.ordered import cause_of
 
 RESTARTS = 3
 """Times that a worker is started again after its process or node died."""
@@ -20,7 +21,7 @@ RESTARTS = 3
 
 def uses_cuda(options: Options, resources: dict[str, float]) -> bool:
     """Whether workers have a GPU each."""
-    return options.device == "cuda" or (options.device == "auto" and resources.get("GPU", 0.0) >= 1)
+    return wants_cuda(options.device, resources)
 
 
 def count_workers(options: Options, slices: int, resources: dict[str, float]) -> int:
@@ -30,13 +31,13 @@ def count_workers(options: Options, slices: int, resources: dict[str, float]) ->
         ConfigError: More are wanted than there is room for, or there is room for none.
     """
     needs = {"CPU": options.cpus_per_worker, **({"GPU": 1.0} if uses_cuda(options, resources) else {})}
-    room = min(math.floor(resources.get(kind, 0.0) / need + 1e-9) for kind, need in needs.items())
-    if max(1, options.workers) > room:
+    fits = room(needs, resources)
+    if max(1, options.workers) > fits:
         asked = ", ".join(f"{need:g} {kind}" for kind, need in needs.items())
         have = ", ".join(f"{resources.get(kind, 0.0):g} {kind}" for kind in needs)
-        remedy = f"set --workers {room}" if room else "set --device cpu, or fewer --cpus_per_worker"
+        remedy = f"set --workers {fits}" if fits else "set --device cpu, or fewer --cpus_per_worker"
         raise ConfigError(f"--workers {options.workers}: each takes {asked}, but Ray has {have}; {remedy}")
-    return min(options.workers or room, max(1, slices))
+    return min(options.workers or fits, max(1, slices))
 
 
 def scored(
@@ -85,7 +86,7 @@ def _result(ref: Any) -> Part:
     try:
         part: Part = ray.get(ref)
     except RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, DfdetError) else error) from error
+        raise cause_of(error) from error
     except RayActorError as error:
         raise TrainingError(
             f"a scoring worker died {RESTARTS} times and once more: killed, or out of memory; set a smaller"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +12,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from dfdet.errors import ConfigError, DfdetError, InputError
+from dfdet.errors import ConfigError, InputError
+from ray_jobs.ordered import cause_of, in_order
 from shards.detect import open_detector
 from shards.detect.faces import Faces, Image
 from shards.detect.geometry import enlarge, fit_frame, shrink
-from shards.mapping import CRASHED, IN_FLIGHT, Mapper
+from shards.mapping import CRASHED, Mapper
 from shards.plan import Job
 from shards.prepare import Prepared, Preparer, failed
 from shards.videos import Making
@@ -89,34 +89,18 @@ def in_tasks(make: Making, workers: int, actors: Actors) -> Mapper:
         task = ray.put(Task(make, weights, handles))
         # Two a CPU keep each busy while this process writes a shard.
         at_once = workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        yield from _in_order(iter(jobs), task, at_once, make)
+        submit = prepare.options(max_retries=RETRIES).remote
+        for job, ref in in_order(jobs, lambda job: submit(task, job), at_once):
+            yield _result(job, ref, make)
 
     return run
-
-
-def _in_order(jobs: Iterator[Job], task: Any, at_once: int, make: Making) -> Iterator[Prepared]:
-    waiting: deque[tuple[Job, Any]] = deque()
-    unfinished: set[Any] = set()
-    job = next(jobs, None)
-    while job is not None or waiting:
-        while job is not None and len(unfinished) < at_once and len(waiting) < IN_FLIGHT * at_once:
-            ref = prepare.options(max_retries=RETRIES).remote(task, job)
-            waiting.append((job, ref))
-            unfinished.add(ref)
-            job = next(jobs, None)
-        if waiting[0][1] in unfinished:
-            done, _ = ray.wait(list(unfinished), num_returns=1)
-            unfinished.difference_update(done)
-        else:
-            yield _result(*waiting.popleft(), make)
 
 
 def _result(job: Job, ref: Any, make: Making) -> Prepared:
     try:
         result: Prepared = ray.get(ref)
     except RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, DfdetError) else error
-        raise cause from error
+        raise cause_of(error) from error
     except RayError:
         return failed(job, CRASHED, make.dataset)
     return result

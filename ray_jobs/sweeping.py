@@ -7,7 +7,6 @@ state is a pickle beside the study. Here the study is all there is, so that a sw
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shutil
 import time
@@ -18,6 +17,7 @@ from dfdet.config import Config
 from dfdet.errors import ConfigError, TrainingError
 from dfdet.sweep.study import Done
 from dfdet.sweep.sweeper import Assignment, Sweeper
+from ray_jobs.cluster import room
 from ray_jobs.trial import FAILURE, train_setting
 
 logger = logging.getLogger(__name__)
@@ -40,16 +40,6 @@ QUIET = {
 }
 
 
-def room(config: Config, available: dict[str, float], *, cuda: bool) -> int:
-    """How many settings can train side by side."""
-    run = config.run
-    needs = {"CPU": run.cpus_per_worker, **({"GPU": 1.0} if cuda else {})}
-    return min(
-        math.floor(available.get(kind, 0.0) / (run.fewest_workers * need) + 1e-9)
-        for kind, need in needs.items()
-    )
-
-
 def concurrency(config: Config, wanted: int, available: dict[str, float], *, cuda: bool) -> int:
     """How many settings train side by side.
 
@@ -62,7 +52,8 @@ def concurrency(config: Config, wanted: int, available: dict[str, float], *, cud
     Raises:
         ConfigError: More are wanted than fit: with the arithmetic.
     """
-    fits = room(config, available, cuda=cuda)
+    needs = {"CPU": config.run.cpus_per_worker, **({"GPU": 1.0} if cuda else {})}
+    fits = room({kind: config.run.fewest_workers * need for kind, need in needs.items()}, available)
     if wanted <= fits:
         return wanted or fits
     run = config.run

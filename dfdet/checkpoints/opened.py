@@ -64,7 +64,8 @@ def open_checkpoint(
         theirs = published.load(source, device=device)
         logger.info("%s: %s%s", source, theirs.kind, f"; {theirs.note}" if theirs.note else "")
         model = theirs.detector
-        return Opened(source, None, theirs.config, model, theirs.crop, None, fingerprint(model))
+        whole = fingerprint(model, frozen_sha256(model))
+        return Opened(source, None, theirs.config, model, theirs.crop, None, whole)
     path = checkpoint.resolve(Path(source))
     saved = from_json(path / "config.json")
     config = saved.replace(
@@ -76,12 +77,13 @@ def open_checkpoint(
     )
     detector = build_detector(config, device=device).eval()
     restore(detector, path)
-    check_same_tower(detector, path, config.model.pretrained)
+    frozen = check_same_tower(detector, path, config.model.pretrained)
     fitted = threshold.read(path / THRESHOLD) if (path / THRESHOLD).exists() else None
-    return Opened(source, path, config, detector, checkpoint.load_crop(path), fitted, fingerprint(detector))
+    crop, whole = checkpoint.load_crop(path), fingerprint(detector, frozen)
+    return Opened(source, path, config, detector, crop, fitted, whole)
 
 
-def fingerprint(detector: Detector) -> str:
-    """SHA-256 over the trained and the frozen tensors."""
+def fingerprint(detector: Detector, frozen: str) -> str:
+    """SHA-256 over the trained and the frozen tensors, given that of the frozen ones."""
     trained = tensors_sha256({name: tensor.detach() for name, tensor in detector.trainable().items()})
-    return hashlib.sha256(f"{trained} {frozen_sha256(detector)}".encode()).hexdigest()
+    return hashlib.sha256(f"{trained} {frozen}".encode()).hexdigest()

@@ -52,8 +52,8 @@ def check_same_data(state: CheckpointState, fingerprint: str, path: Path) -> Non
         )
 
 
-def check_same_tower(detector: Detector, path: Path, pretrained: str | None) -> None:
-    """Refuses frozen weights other than those a checkpoint was trained on.
+def check_same_tower(detector: Detector, path: Path, pretrained: str | None) -> str:
+    """Refuses frozen weights other than those a checkpoint was trained on; gives their SHA-256.
 
     Raises:
         WeightsError: The checksums differ.
@@ -64,3 +64,4 @@ def check_same_tower(detector: Detector, path: Path, pretrained: str | None) -> 
             f"model.pretrained={pretrained}: not the weights that {path} was made with (sha256"
             f" {found[:12]}, there {recorded[:12]}); give the same file"
         )
+    return found

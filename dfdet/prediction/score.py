@@ -16,7 +16,7 @@ from dfdet.data.crops import crop_side
 from dfdet.data.decode import Pixels, cut_middle
 from dfdet.data.prepare import pillow_resize
 from dfdet.errors import DfdetError
-from dfdet.model.detector import FAKE
+from dfdet.evaluation.evaluate import probabilities
 from dfdet.prediction.evidence import evidence
 
 MAX_SIDE = 1024
@@ -59,13 +59,13 @@ class Scorer:
         margins, scores = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
         with torch.no_grad():
             for images in self._inputs(crops):
-                logits = self.opened.detector.head(self.opened.detector(images), None).float()
-                scores.append(logits.softmax(1)[:, FAKE].cpu().numpy())
-                margins.append((logits[:, FAKE] - logits[:, 1 - FAKE]).cpu().numpy())
-        found = FaceScores(np.concatenate(scores), np.concatenate(margins))
-        if not np.isfinite(found.logits).all():
+                found = probabilities(self.opened.detector.head(self.opened.detector(images), None))
+                scores.append(found[:, 0].cpu().numpy())
+                margins.append(found[:, 1].cpu().numpy())
+        faces = FaceScores(np.concatenate(scores), np.concatenate(margins))
+        if not np.isfinite(faces.logits).all():
             raise DfdetError(f"--checkpoint {self.opened.source}: its scores are NaN or infinite")
-        return found
+        return faces
 
     def evidence(self, crops: Sequence[Pixels]) -> NDArray[np.float32]:
         """Heat maps [n, h, w] of crops, over what :meth:`cut` leaves of them."""

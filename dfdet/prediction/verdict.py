@@ -57,9 +57,9 @@ def rule_of(fitted: Threshold | None, given: float | None = None, aggregate: str
         return Rule(given, temperature, "--threshold")
     if fitted is None:
         return Rule()
-    fit_to = "mean scores of videos" if fitted.level == "video" else "scores of frames"
+    fit_to = f"{fitted.aggregate} scores of videos" if fitted.level == "video" else "scores of frames"
     origin = f"fitted to {fit_to} of the validation set {fitted.set_name!r}, EER {fitted.eer:.1%}"
-    if fitted.level == "frame" or aggregate != "mean":
+    if fitted.level == "frame" or aggregate != fitted.aggregate:
         origin += f"; applied to the {aggregate} over frames of a file"
     return Rule(fitted.threshold, temperature, origin)
 

@@ -54,19 +54,19 @@ class LineLog:
             return
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            start = _end_of_lines(descriptor)
+            start = end_of_lines(descriptor)
             if self._good is not None:
                 start = min(start, self._good)
             self._good = start
             os.ftruncate(descriptor, start)
-            _write_at(descriptor, b"".join(self._waiting), start)
+            write_at(descriptor, b"".join(self._waiting), start)
         finally:
             os.close(descriptor)  # may raise too: then the lines are written again over these
         self._good = None
         self._waiting.clear()
 
 
-def _write_at(descriptor: int, data: bytes, offset: int) -> None:
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
     """All of ``data``; a full disk takes some of it before it refuses."""
     view = memoryview(data)
     while view:
@@ -74,7 +74,7 @@ def _write_at(descriptor: int, data: bytes, offset: int) -> None:
         view, offset = view[count:], offset + count
 
 
-def _end_of_lines(descriptor: int) -> int:
+def end_of_lines(descriptor: int) -> int:
     """Where the last whole line ends: a kill may have cut one short (bytes)."""
     end = os.fstat(descriptor).st_size
     while end:

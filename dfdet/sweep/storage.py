@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from dfdet.errors import ConfigError, RunFolderError, TrainingError
+from dfdet.runs.linelog import end_of_lines, write_at
 from dfdet.runs.patience import patiently
 from dfdet.sweep.drivers import HOME
 from dfdet.sweep.objective import Objective
@@ -93,34 +94,16 @@ class Journal(BaseJournalBackend):
     def _append(self, data: bytes) -> None:
         with self.path.open("r+b", buffering=0) as file:  # a file that is gone must not begin anew
             fcntl.flock(file, fcntl.LOCK_EX)
-            whole = _whole_bytes(file.fileno())
+            whole = end_of_lines(file.fileno())
             if whole < os.fstat(file.fileno()).st_size:
                 logger.info("study %s: a line that was cut short is left out", self.path)
                 file.truncate(whole)
             try:
-                _write(file.fileno(), data, whole)
+                write_at(file.fileno(), data, whole)
                 os.fsync(file.fileno())
             except OSError:
                 file.truncate(whole)
                 raise
-
-
-def _whole_bytes(descriptor: int) -> int:
-    """Length of a file up to its last line end."""
-    end, block = os.fstat(descriptor).st_size, 4096
-    while end:
-        begin = max(0, end - block)
-        found = os.pread(descriptor, end - begin, begin).rfind(b"\n")
-        if found >= 0:
-            return begin + found + 1
-        end = begin
-    return 0
-
-
-def _write(descriptor: int, data: bytes, place: int) -> None:
-    while data:
-        written = os.pwrite(descriptor, data, place)
-        data, place = data[written:], place + written
 
 
 def open_storage(folder: Path, url: str | None, patience_s: float) -> BaseStorage:

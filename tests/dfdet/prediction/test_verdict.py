@@ -69,3 +69,19 @@ def test_a_users_threshold_goes_before_and_keeps_the_temperature() -> None:
 def test_a_threshold_that_is_no_score_is_refused(given: float) -> None:
     with pytest.raises(ConfigError, match="a score lies in 0 to 1"):
         rule_of(None, given)
+
+
+def test_a_threshold_of_another_aggregation_says_so() -> None:
+    fitted = Threshold(
+        threshold=0.4,
+        temperature=1.0,
+        level="video",
+        aggregate="max",
+        eer=0.1,
+        set_name="v",
+        set_fingerprint="f",
+        frames=8,
+    )
+    assert rule_of(fitted, aggregate="max").origin.startswith("fitted to max scores of videos")
+    assert "applied to" not in rule_of(fitted, aggregate="max").origin
+    assert rule_of(fitted).origin.endswith("applied to the mean over frames of a file")
