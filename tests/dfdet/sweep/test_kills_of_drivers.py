@@ -85,7 +85,7 @@ def killed_driver(folder, append, moment, log):
     study = open_sweep(folder)
     study.publish({"paper": {"loss.uniformity": 0.5, "model.head": "cosine", "model.margin": 0.25}})
     begin = whole_lines(folder / storage.JOURNAL)
-    write = storage._write
+    write = storage.write_at
 
     def write_or_die(descriptor, data, place):
         if whole_lines(folder / storage.JOURNAL) - begin == append:
@@ -94,7 +94,7 @@ def killed_driver(folder, append, moment, log):
             die()
         write(descriptor, data, place)
 
-    storage._write = write_or_die
+    storage.write_at = write_or_die
     with log.open("w") as file:
         while isinstance(ask := study.next(4), Ask):
             print(json.dumps([ask.number, ask.values]), file=file, flush=True)
@@ -137,7 +137,7 @@ def torn(folder):
         os.pwrite(descriptor, data[: len(data) // 2], place)
         die()
 
-    storage._write = half
+    storage.write_at = half
     study.next(1)
 
 
@@ -156,7 +156,7 @@ def test_line_that_a_kill_cut_short_is_removed_by_the_next_write(tmp_path):
 
 def killed_with_all_locks(folder):
     study = open_sweep(folder)
-    storage._write = lambda *_: die()  # holds the sweep's lock and the journal's
+    storage.write_at = lambda *_: die()  # holds the sweep's lock and the journal's
     study.next(1)
 
 
