@@ -25,8 +25,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 train: $(INSTALLED)
 	$(BIN)/python ray_jobs/train.py $(ARGS)
 
+# two processes: one for the tests on Ray, which mostly wait, one for the others
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

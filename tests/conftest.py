@@ -17,12 +17,16 @@ CROP = CropRecipe(template="demo", scale=1.6, size_px=48)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what needs CUDA where there is none."""
-    if torch.cuda.is_available():
-        return
+    """Skips what needs CUDA where there is none; says what of parallel tests stays together.
+
+    Tests on Ray run one after the other in one process, and first, for they take longest; of all others
+    the files run whole.
+    """
     for item in items:
-        if "gpu" in item.keywords:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else str(item.path)))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 @pytest.fixture(scope="session")
