@@ -23,8 +23,14 @@ logger = logging.getLogger(__name__)
 LAST_CALL_S = 15.0
 """Before a node's announced end (seconds): time for a second checkpoint, of what followed the first."""
 
-TERMINATED = threading.Event()
+SIGNALLED = threading.Event()
 """This process has been sent SIGTERM."""
+
+TERMINATED = threading.Event()
+"""It lives on after that: the signal was not Ray's, see :func:`on_sigterm`."""
+
+RAYS_KILL_S = 1.0
+"""Ray ends a worker by SIGTERM and, a tenth of a second later, SIGKILL (seconds, with room)."""
 
 
 class RayContext:
@@ -142,10 +148,17 @@ def startup_of(args: dict[str, Any], run: RunFolder) -> Startup:
 
 
 def on_sigterm(number: int, frame: FrameType | None) -> None:
-    """Lets the loop save a checkpoint and end; a second signal ends the process at once."""
-    if TERMINATED.is_set():
+    """Lets the loop save a checkpoint and end; a second signal ends the process at once.
+
+    Not until it is clear that it is not Ray who ends this worker, to start others in its place: a
+    request to stop, left in the run folder in that tenth of a second, would stop those.
+    """
+    if SIGNALLED.is_set():
         os._exit(128 + number)
-    TERMINATED.set()
+    SIGNALLED.set()
+    timer = threading.Timer(RAYS_KILL_S, TERMINATED.set)
+    timer.daemon = True
+    timer.start()
 
 
 def heed_sigterm() -> None:

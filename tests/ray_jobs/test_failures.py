@@ -242,8 +242,19 @@ def test_a_second_sigterm_ends_a_worker_at_once() -> None:
     if child == 0:
         worker.heed_sigterm()
         os.kill(os.getpid(), signal.SIGTERM)
-        if not worker.TERMINATED.is_set():
+        if not worker.SIGNALLED.is_set():
             os._exit(1)
         os.kill(os.getpid(), signal.SIGTERM)
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+
+
+def test_a_sigterm_that_a_kill_may_follow_is_not_heeded_at_once() -> None:
+    """Ray's own: a worker that it replaces must not leave a request to stop to those that follow."""
+    child = os.fork()
+    if child == 0:
+        worker.heed_sigterm()
+        os.kill(os.getpid(), signal.SIGTERM)
+        at_once, heeded = worker.TERMINATED.is_set(), worker.TERMINATED.wait(60)
+        os._exit(0 if heeded and not at_once else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
