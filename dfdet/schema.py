@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from urllib.parse import quote, unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -53,6 +53,38 @@ def split_key(key: str) -> tuple[str, str, str, int]:
         raise ValueError(f"key {key!r} is not <dataset>/<source>/<video>/<frame>")
     dataset, source, video = map(decode_part, parts[:3])
     return dataset, source, video, int(parts[3])
+
+
+class Recompression(NamedTuple):
+    """A video codec that videos were compressed by anew, and how strongly; its text is ``h264-crf40``."""
+
+    codec: str
+    crf: int
+    """Constant rate factor: the higher, the worse the pictures."""
+
+    def __str__(self) -> str:
+        return f"{self.codec}-crf{self.crf}"
+
+
+MAX_CRF = {"h264": 51, "h265": 51, "av1": 63, "vp9": 63}
+"""Codecs of re-compression, and the strongest rate factor of each."""
+_RECOMPRESSION = re.compile(rf"({'|'.join(MAX_CRF)})-crf([1-9][0-9]?)")
+
+
+def parse_recompression(text: str) -> Recompression | None:
+    """``h264-crf40``; None where it is none."""
+    match = _RECOMPRESSION.fullmatch(text)
+    if match is None or int(match[2]) > MAX_CRF[match[1]]:
+        return None
+    return Recompression(match[1], int(match[2]))
+
+
+def split_recompression(dataset: str) -> tuple[str, Recompression] | None:
+    """Base and re-compression that a dataset's name tells, as ``ffpp-c23-h264-crf40``; None without one."""
+    head, _, last = dataset.rpartition("-")
+    base, _, codec = head.rpartition("-")
+    how = parse_recompression(f"{codec}-{last}")
+    return (base, how) if base and how else None
 
 
 def _plain_name(name: str) -> str:
@@ -134,7 +166,7 @@ class Sample(_Record):
     crop: CropRecipe = CropRecipe()
     """How it was cut."""
     compression: str | None = None
-    """Compression of the source video, as ``c23``."""
+    """Compression of the source video, as ``c23``, and of its re-compression, as ``c23+h264-crf40``."""
     split: Split = "all"
     """Official split."""
 
@@ -175,6 +207,10 @@ class Failure(_Record):
     """``<dataset>/<source>/<video>``, as in keys."""
     label: Literal[0, 1]
     reason: str
+    group: str | None = None
+    """As of :class:`Sample`, as the next two: which videos the bootstrap resamples it with."""
+    group_level: GroupLevel = "none"
+    identity: str | None = None
 
 
 class Shortfall(_Record):

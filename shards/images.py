@@ -191,13 +191,24 @@ def _write(
             if isinstance(result, Stored):
                 items.append((sample, *result))
             else:
-                video = sample.key.rpartition("/")[0]
-                _log.debug("%s: %s", video, result)
-                writer.add_failure(Failure(video=video, label=sample.label, reason=result))
+                failure = _failure(sample, result)
+                _log.debug("%s: %s", failure.video, result)
+                writer.add_failure(failure)
             done += 1
             progress(done, len(listed))
         if writer is not None and items:
             writer.add_group(items)
+
+
+def _failure(sample: Sample, reason: str) -> Failure:
+    return Failure(
+        video=sample.key.rpartition("/")[0],
+        label=sample.label,
+        reason=reason,
+        group=sample.group,
+        group_level=sample.group_level,
+        identity=sample.identity,
+    )
 
 
 def _stored_or_reason(path: Path, store: StoreFormat, quality: int) -> Stored | str:

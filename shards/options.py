@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dfdet.errors import InputError
-from dfdet.schema import Split
+from dfdet.schema import MAX_CRF, Recompression, Split, parse_recompression
 from shards.source import ListOptions
 
 Pick = Literal["uniform", "random", "stride", "at_least"]
@@ -53,6 +53,10 @@ class VideoSets(BaseModel):
     """raw, c23 or c40, for the FF++ family; default c23."""
     release: str | None = None
     """Release of a dataset that has several, as v1 (DeepSpeak)."""
+    recompress: str | None = None
+    """Compress each video anew before its faces are cut, as h264-crf40 (h264, h265, av1 or vp9): a set of
+    the same samples for robustness, with -h264-crf40 after the dataset's name (and after --name). Faces
+    are cut where they lie in the videos as they are."""
     splits: Path | None = None
     """Folder of the official split lists, where they are not in the root."""
     labels: Path | None = None
@@ -115,6 +119,11 @@ class VideoSets(BaseModel):
     def _consistent(self) -> VideoSets:  # No ValueError: pydantic would wrap it in many lines.
         if self.name is not None and not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]*", self.name):
             raise InputError(f"--name {self.name!r}: use letters, digits and _ + - . only")
+        if self.recompress is not None and parse_recompression(self.recompress) is None:
+            raise InputError(
+                f"--recompress {self.recompress!r}: give CODEC-crfN, as h264-crf40; N from 1 to "
+                + ", ".join(f"{most} ({codec})" for codec, most in MAX_CRF.items())
+            )
         if self.detector == "onnx" and self.device == "cuda":
             raise InputError("--device cuda: the onnx detector runs on the CPU; use --detector retinaface")
         return self
@@ -124,6 +133,17 @@ class VideoSets(BaseModel):
         """What was chosen for the samples, as text for the manifest; the same wherever they are made."""
         given = self.model_dump(mode="json", exclude_defaults=True, exclude=set(_ELSEWHERE))
         return " ".join(f"{name}={json.dumps(value)}" for name, value in given.items())
+
+    @property
+    def recompression(self) -> Recompression | None:
+        """The codec that videos are compressed by anew, if any."""
+        return parse_recompression(self.recompress) if self.recompress else None
+
+    def set_name(self, dataset: str) -> str:
+        """Name of the sets, without the split, of a dataset with its variant."""
+        if self.name is None:
+            return dataset
+        return f"{self.name}-{self.recompress}" if self.recompress else self.name
 
     @property
     def listing(self) -> ListOptions:

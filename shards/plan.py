@@ -12,7 +12,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dfdet.errors import InputError
@@ -85,6 +85,29 @@ def unit_of(video: Video) -> str:
     return video.group if video.group is not None else video.name
 
 
+def variant(listing: Listing, how: str) -> Listing:
+    """A dataset after re-compression: another name and compression, all else the same.
+
+    Args:
+        listing: What was found.
+        how: As ``h264-crf40``.
+
+    Raises:
+        InputError: Not all of it are video files.
+    """
+    others = [video.path for video in listing.videos if video.kind != "video" or video.ready]
+    if others:
+        raise InputError(
+            f"--recompress {how}: {len(others)} of {len(listing.videos)} sources are images, or folders or"
+            f" archives of images, as {others[0]}; take a dataset of video files"
+        )
+    videos = tuple(
+        replace(video, compression=f"{video.compression}+{how}" if video.compression else how)
+        for video in listing.videos
+    )
+    return replace(listing, dataset=f"{listing.dataset}-{how}", videos=videos)
+
+
 def select(listing: Listing, only: Sequence[Split], on_leak: str) -> Selected:
     """The videos of the wanted splits, proved to share no group between splits.
 
@@ -140,7 +163,9 @@ def _shared_persons(videos: Iterable[Video]) -> list[str]:
     return [f"{shared} persons are in more than one split, as the dataset's own lists have it"] * (shared > 0)
 
 
-def plan_sets(options: VideoSets, dataset: str, selected: Selected, crop: CropRecipe) -> list[SetPlan]:
+def plan_sets(
+    options: VideoSets, dataset: str, selected: Selected, crop: CropRecipe, encoder: str | None = None
+) -> list[SetPlan]:
     """The sets to make, one a split, in the order train, val, test.
 
     Args:
@@ -148,14 +173,15 @@ def plan_sets(options: VideoSets, dataset: str, selected: Selected, crop: CropRe
         dataset: Dataset with variant.
         selected: Videos without leaks.
         crop: Recipe of the crops, with the detector's checksum.
+        encoder: What re-compresses the videos, with its version and options.
     """
-    name = options.name or dataset
+    name = options.set_name(dataset)
     sets = []
     for split in SPLITS:
         videos = [video for video in selected.videos if video.split == split]
         if not videos:
             continue
-        parts = _parts(options, videos, _recipe(options, dataset, crop))
+        parts = _parts(options, videos, _recipe(options, dataset, crop, encoder))
         missing = sorted(f"{each.source}/{each.video}" for each in selected.missing if each.split == split)
         sha256 = _digest([[part.name for part in parts], missing])
         sets.append(
@@ -164,9 +190,10 @@ def plan_sets(options: VideoSets, dataset: str, selected: Selected, crop: CropRe
     return sets
 
 
-def _recipe(options: VideoSets, dataset: str, crop: CropRecipe) -> list[object]:
+def _recipe(options: VideoSets, dataset: str, crop: CropRecipe, encoder: str | None) -> list[object]:
     chosen = options.model_dump(mode="json", include=set(_MAKES_SAMPLES))
-    return [VERSION, dataset, chosen, crop.model_dump(mode="json")]
+    anew = [] if encoder is None else [encoder]  # Plans without keep the fingerprints they had.
+    return [VERSION, dataset, chosen, crop.model_dump(mode="json"), *anew]
 
 
 def _parts(options: VideoSets, videos: Sequence[Video], recipe: list[object]) -> tuple[Part, ...]:

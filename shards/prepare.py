@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from dfdet.errors import DfdetError
 from dfdet.schema import CropRecipe, Failure, Sample, Shortfall, encode_part
 from shards.detect.faces import Detector, DetectorError, Image
+from shards.faces.align import Matrix, crop
 from shards.faces.choose import Choice, choose
-from shards.faces.looks import Cut, Look, record
+from shards.faces.looks import Look, record
 from shards.media.decode import Stored, StoreFormat, encode
 from shards.media.footage import Footage, open_footage, read_masks
 from shards.media.frames import outward, pick
+from shards.media.recompress import recompressed
 from shards.media.video import UnusableVideoError
 from shards.options import VideoSets
 from shards.plan import Job
@@ -51,7 +53,7 @@ class Prepared:
     frames: int = 0
     """Frames that were read."""
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Time spent in ``read``, ``detect``, ``align`` and ``encode``."""
+    """Time spent in ``read``, ``detect``, ``recompress``, ``align`` and ``encode``."""
 
 
 class Preparer:
@@ -94,7 +96,17 @@ class Preparer:
 
 def failed(job: Job, reason: str, dataset: str) -> Prepared:
     """The record of a video that gives no face."""
-    return Prepared(failure=Failure(video=_name(job, dataset), label=job.video.label, reason=reason))
+    video = job.video
+    return Prepared(
+        failure=Failure(
+            video=_name(job, dataset),
+            label=video.label,
+            reason=reason,
+            group=video.group,
+            group_level=video.group_level,
+            identity=video.identity,
+        )
+    )
 
 
 class _Attempt:
@@ -104,6 +116,9 @@ class _Attempt:
         self.by, self.job, self.video, self.options = by, job, job.video, by.options
         self.prepared = Prepared()
         self.asked = 0
+        self.waiting: dict[int, tuple[Matrix, dict[str, Any]]] = {}
+        """Faces to cut of frames after re-compression, by position: the map to the crop, and what a sample
+        records."""
         self.reasons: Counter[str] = Counter()
         """Frames that gave no face, by reason."""
         self.notes: set[str] = set()
@@ -122,6 +137,8 @@ class _Attempt:
                 positions = self._picked(length)
                 self.asked = len(positions)
                 self._keep(footage, self._cut(footage, positions))
+            if self.waiting:
+                self._cut_recompressed(footage)
             self.problem = footage.problem
             self.notes.update([footage.note] if footage.note else [])
         self.prepared.items.sort(key=lambda item: item[0].frame)
@@ -149,7 +166,7 @@ class _Attempt:
         wanted = self.options.frames
         order = islice(outward(length), MAX_TRIES * wanted)
         looks: list[Look] = []
-        while (lacking := wanted - len(self.prepared.items) - self._chosen(looks)) > 0:
+        while (lacking := wanted - self._kept - self._chosen(looks)) > 0:
             positions = sorted(islice(order, lacking))
             if not positions:
                 break
@@ -221,7 +238,33 @@ class _Attempt:
             if isinstance(cut, str):
                 self.reasons[f"whose face cannot be aligned ({cut})"] += 1
                 continue
-            self._add(footage.numbers[look.position], look, choice, cut)
+            told = record(look, choice, cut)
+            if self.options.recompress is None:
+                self._add(footage.numbers[look.position], cut.image, told)
+            else:
+                self.waiting[look.position] = cut.matrix, told
+
+    @property
+    def _kept(self) -> int:
+        return len(self.prepared.items) + len(self.waiting)
+
+    def _cut_recompressed(self, footage: Footage) -> None:
+        """Cuts the faces at their places in the original frames, of frames that were compressed anew."""
+        how, size_px = self.options.recompression, self.by.recipe.size_px
+        assert how is not None and size_px is not None
+        frames = recompressed(footage, how, list(self.waiting))
+        while True:
+            with self._timed("recompress"):
+                found = next(frames, None)
+            if found is None:
+                break
+            position, image = found
+            matrix, told = self.waiting.pop(position)
+            with self._timed("align"):
+                cut = crop(image, matrix, size_px)
+            self._add(footage.numbers[position], cut, told)
+        if self.waiting:
+            self.reasons["that could not be re-compressed"] += len(self.waiting)
 
     def _choices(self, looks: Sequence[Look]) -> list[Choice | None]:
         return choose(
@@ -246,12 +289,12 @@ class _Attempt:
             masks = {}
         return [masks.get(position) for position in positions]
 
-    def _add(self, number: int, look: Look, choice: Choice, cut: Cut) -> None:
+    def _add(self, number: int, image: Image, told: dict[str, Any]) -> None:
         ext = "webp" if self.options.format == "auto" else self.options.format
         with self._timed("encode"):
-            data = encode(cut.image, ext, self.options.quality)
-        sample = self._sample(number, **record(look, choice, cut))
-        self.prepared.items.append((sample, ext, data, cut.image.shape[1], cut.image.shape[0]))
+            data = encode(image, ext, self.options.quality)
+        sample = self._sample(number, **told)
+        self.prepared.items.append((sample, ext, data, image.shape[1], image.shape[0]))
 
     def _sample(self, number: int, **found: Any) -> Sample:
         video = self.video

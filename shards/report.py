@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SHOWN = 5
 """Names shown of a long list."""
-STAGES = ("read", "detect", "align", "encode")
+STAGES = ("read", "detect", "recompress", "align", "encode")
 
 
 def before(found: Found, *, all_missing: bool = False) -> list[Table | str]:

@@ -20,9 +20,10 @@ from dfdet.schema import CropRecipe
 from shards.datasets import find_videos
 from shards.detect import Detector, DetectorOptions, open_detector, resolve
 from shards.mapping import Mapper
+from shards.media.recompress import encoder_text
 from shards.options import SCALE, VideoSets
 from shards.parts import PartStore
-from shards.plan import SPLITS, Part, Selected, SetPlan, plan_sets, select
+from shards.plan import SPLITS, Part, Selected, SetPlan, plan_sets, select, variant
 from shards.prepare import Prepared, Preparer
 from shards.progress import Progress
 from shards.sets.manifest import check_apart, read_manifest
@@ -70,6 +71,8 @@ class Making:
     dataset: str
     recipe: CropRecipe
     detector: DetectorOptions | None
+    encoder: str | None = None
+    """What re-compresses the videos, with its version and options."""
 
     def __call__(self) -> Preparer:
         """Opens the detector in this process."""
@@ -84,9 +87,12 @@ def find(options: VideoSets) -> Found:
     """Lists the dataset and selects what is to be written; opens no video.
 
     Raises:
-        InputError: The dataset is not there, a list is wrong, or splits share groups.
+        InputError: The dataset is not there, a list is wrong, splits share groups, or what is no video
+            is to be re-compressed.
     """
     listing = find_videos(options.dataset, options.root, options.listing)
+    if options.recompress is not None:
+        listing = variant(listing, options.recompress)
     return Found(listing, select(listing, options.only, options.on_leak))
 
 
@@ -94,7 +100,7 @@ def making(options: VideoSets, found: Found) -> Making:
     """Fixes the recipe; looks for the detector's weights and opens them once.
 
     Raises:
-        InputError: The weights are missing or are none.
+        InputError: The weights are missing or are none, or the encoder of a re-compression is missing.
     """
     if _ready(found.selected):
         return Making(options, found.listing.dataset, CropRecipe(scale=options.scale), None)
@@ -108,6 +114,7 @@ def making(options: VideoSets, found: Found) -> Making:
             device=options.device,
         )
     )
+    encoder = encoder_text(options.recompression) if options.recompression else None
     opened = open_detector(replace(detector, device="cpu"))  # This process may have another GPU, or none.
     recipe = CropRecipe(
         template=options.template,
@@ -117,7 +124,7 @@ def making(options: VideoSets, found: Found) -> Making:
         detector_weights_sha256=opened.weights_sha256,
         selection=options.selection,
     )
-    return Making(options, found.listing.dataset, recipe, detector)
+    return Making(options, found.listing.dataset, recipe, detector, encoder)
 
 
 def _ready(selected: Selected) -> bool:
@@ -148,7 +155,7 @@ def make_video_sets(
             cannot be written.
     """
     options, dataset = make.options, found.listing.dataset
-    plans = plan_sets(options, dataset, found.selected, make.recipe)
+    plans = plan_sets(options, dataset, found.selected, make.recipe, make.encoder)
     _check_sets_beside(options.out, plans)
     begin = time.perf_counter()
     made = Made(manifests=[_path(options.out, plan) for plan in plans])
@@ -195,6 +202,8 @@ class _Run:
     ) -> None:
         self.make, self.plans, self.made, self.mapper = make, plans, made, mapper
         self.written_by = f"dfdet {version()}: shards {make.options.chosen}"
+        if make.encoder is not None:
+            self.written_by += f"; re-compressed by {make.encoder}"
         self.progress = progress or (lambda done, total: None)
         self.total = sum(plan.videos for plan in plans)
         self.failures: Counter[str] = Counter()

@@ -79,6 +79,13 @@ class Cache:
         except OSError as error:
             raise StorageError(self._problem(error)) from error
 
+    def holds(self, remote: Remote) -> bool:
+        """Whether a whole copy lies there now; another process may remove it."""
+        try:
+            return self._path(remote).stat().st_size == remote.bytes
+        except OSError:
+            return False
+
     def discard(self, remote: Remote) -> None:
         """Removes a copy that was found damaged, so that the next use fetches it anew."""
         with suppress(OSError):

@@ -24,8 +24,10 @@ from dfdet.data.cache import GIB, Cache
 from dfdet.data.files import BUILD, SetFiles
 from dfdet.data.remote import Remote, is_url
 from dfdet.errors import ConfigError, ShardSetError
-from dfdet.schema import CropRecipe, Failure, Manifest, index_schema
+from dfdet.schema import MAX_CRF, CropRecipe, Failure, Manifest, index_schema
 
+_RECOMPRESSED = rf"^([^/]+)-(?:{'|'.join(MAX_CRF)})-crf[0-9]+/"
+"""Head of a key of a re-compressed dataset (``dfdet.schema.Recompression``) and its base."""
 _NULLABLE = {"group", "identity"}
 _KEY = r"^[A-Za-z0-9_+%-]+(/[A-Za-z0-9_+%-]+){2}/[0-9]+$"
 
@@ -252,6 +254,17 @@ def _join(
     )
 
 
+def failure_clusters(failures: Sequence[Failure]) -> list[str]:
+    """Names of the clusters that videos without faces lie in, by the rule of ``Index.clusters``."""
+    text = pa.string()
+    columns = {
+        "key": pa.chunked_array([[f"{failure.video}/0" for failure in failures]], text),
+        "group": pa.chunked_array([[failure.group for failure in failures]], text),
+        "identity": pa.chunked_array([[failure.identity for failure in failures]], text),
+    }
+    return _cluster_names(pa.table(columns)).to_pylist()
+
+
 def _codes(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     """Integer codes in the sorted order of the values (-1 for null) and the values."""
     if pa.types.is_dictionary(column.type):
@@ -270,13 +283,15 @@ def _cluster_names(table: pa.Table) -> pa.ChunkedArray:
     """``identity/<scope>/<identity>``, else ``group/<group>``, else ``video/<video>``.
 
     An identity counts within its dataset family (the head of the group) or else its dataset, since
-    ``id0`` of two datasets is two persons.
+    ``id0`` of two datasets is two persons. A re-compressed dataset has the names of its base, so that both
+    are resampled together.
     """
+    key = pc.replace_substring_regex(table["key"], _RECOMPRESSED, r"\1/")
     group, identity = (table[name].cast(pa.string()) for name in ("group", "identity"))
     family, dataset = (
-        pc.struct_field(pc.extract_regex(text, "^(?P<head>[^/]+)/"), 0) for text in (group, table["key"])
+        pc.struct_field(pc.extract_regex(text, "^(?P<head>[^/]+)/"), 0) for text in (group, key)
     )
-    video = pc.replace_substring_regex(table["key"], "/[0-9]+$", "")
+    video = pc.replace_substring_regex(key, "/[0-9]+$", "")
 
     def joined(*parts: pa.ChunkedArray | str) -> pa.ChunkedArray:
         return pc.binary_join_element_wise(*parts, "/")  # null where a part is

@@ -17,10 +17,11 @@ import os
 import random
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from threading import Event
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 import fsspec
@@ -29,6 +30,7 @@ from fsspec.callbacks import Callback
 from dfdet.errors import DfdetError, ShardSetError
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PACKAGES = {
     "s3": "s3fs",
@@ -181,7 +183,7 @@ def fetch(remote: Remote, target: Path, retries: int, stop: Event | None = None)
         OSError: The local disk is full.
         Interrupted: ``stop`` was set.
     """
-    _persist(remote.url, target, remote.bytes, retries, stop)
+    persist(remote.url, lambda: _transfer(remote.url, target, remote.bytes, stop), retries, stop)
     with target.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != remote.sha256:
@@ -190,14 +192,14 @@ def fetch(remote: Remote, target: Path, retries: int, stop: Event | None = None)
 
 def fetch_unknown(url: str, target: Path, retries: int) -> None:
     """Downloads an object of unknown content, as a manifest; raises as :func:`fetch`."""
-    _persist(url, target, None, retries, None)
+    persist(url, lambda: _transfer(url, target, None, None), retries)
 
 
-def _persist(url: str, target: Path, size: int | None, retries: int, stop: Event | None) -> None:
-    """Tries until the object is there."""
+def persist(url: str, transfer: Callable[[], T], retries: int, stop: Event | None = None) -> T:
+    """What a transfer gives once a try succeeds; raises as :func:`fetch`."""
     for attempt in range(retries + 1):
         try:
-            return _transfer(url, target, size, stop)
+            return transfer()
         except (DfdetError, Interrupted):
             raise
         except Exception as error:  # noqa: BLE001 - each storage has errors of its own
@@ -221,7 +223,7 @@ def _pause(seconds: float, stop: Event | None) -> None:
 
 def _transfer(url: str, target: Path, size: int | None, stop: Event | None) -> None:
     """One try; what it raises is the storage's own."""
-    filesystem = _filesystem(urlsplit(url).scheme)
+    filesystem = open_filesystem(url)
     watch = _Watch(redact(url), size, stop)
     filesystem.get_file(filesystem._strip_protocol(url), str(target), callback=watch)
     found = target.stat().st_size
@@ -235,7 +237,7 @@ def _judge(url: str, error: Exception) -> str:
     """What a failed try is to be called; raises if no other one would help."""
     scheme, shown = urlsplit(url).scheme, redact(url)
     status = getattr(error, "status", None)
-    if isinstance(error, FileNotFoundError) or status == 410:
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
         raise ObjectError(
             "gone",
             f"{shown}: there is no such object: it was removed, or the URL is wrong; put the set back,"
@@ -289,6 +291,6 @@ def _filesystem_of(scheme: str, process: int) -> Any:
     return filesystem
 
 
-def _filesystem(scheme: str) -> Any:
-    """The fsspec filesystem of a scheme, made anew after a fork."""
-    return _filesystem_of(scheme, os.getpid())
+def open_filesystem(url: str) -> Any:
+    """The fsspec filesystem of a URL, made anew after a fork; ShardSetError without its package."""
+    return _filesystem_of(urlsplit(url).scheme, os.getpid())

@@ -18,6 +18,7 @@ from dfdet.evaluation.summary import (
     Settings,
     View,
     check_names,
+    in_totals,
     views,
 )
 
@@ -102,12 +103,12 @@ def _measured(sets: Sequence[Scored], settings: Settings, level: Level) -> list[
     def measured(part: View) -> _Measured:
         return _Measured(part.set, level, part.values, part.drawn, part.counts.clusters)
 
-    parts = [view(scored) for scored in sets]
-    found = [measured(part) for part in parts]
-    if len(sets) > 1:
-        mean = Macro.over(parts)
+    parts = {scored.name: view(scored) for scored in sets}
+    found = [measured(part) for part in parts.values()]
+    if len(whole := in_totals(sets)) > 1:
+        mean = Macro.over([parts[scored.name] for scored in whole])
         found += [
-            measured(view(pool(sets))),
+            measured(view(pool(whole))),
             _Measured(MACRO, level, mean.values, mean.drawn, mean.clusters),
         ]
     return found

@@ -16,6 +16,7 @@ from dfdet.evaluation.aggregate import UndetectedAs, Units
 from dfdet.evaluation.bootstrap import METRICS, Estimate, Resampling, estimates, point, replicates
 from dfdet.evaluation.scored import POOLED, Scored, Undetected, pool, same_checkpoint
 from dfdet.evaluation.threshold import Threshold
+from dfdet.schema import decode_part, split_recompression
 
 MACRO = "macro"
 ALL = "all"
@@ -112,7 +113,7 @@ def summarise(sets: Sequence[Scored], settings: Settings | None = None) -> Summa
 
     A set has rows for its frames, its videos (``excluded``: without the undetected ones; ``half``: with
     them at .5), and for each method's fakes against all reals. Of several sets ``pooled`` has the same
-    rows over all their videos, and ``macro`` the mean of the sets' metrics.
+    rows over all their videos, and ``macro`` the mean of the sets' metrics; :func:`in_totals` says which.
 
     Raises:
         InputError: No set, sets of several checkpoints, or names that repeat or are kept for totals.
@@ -122,13 +123,25 @@ def summarise(sets: Sequence[Scored], settings: Settings | None = None) -> Summa
     checkpoint = same_checkpoint(sets)
     check_names(sets)
     aggregate.aggregator(settings.aggregate)
-    parts = [views(scored, settings) for scored in sets]
-    if len(sets) > 1:
-        parts.append(views(pool(sets), settings))
-    rows = [row for part in parts for view in part for row in _rows(view)]
-    if len(sets) > 1:
-        rows += [_macro_row(same) for same in zip(*parts[:-1], strict=True)]
+    parts = {scored.name: views(scored, settings) for scored in sets}
+    rows = [row for part in parts.values() for view in part for row in _rows(view)]
+    if len(whole := in_totals(sets)) > 1:
+        rows += [row for view in views(pool(whole), settings) for row in _rows(view)]
+        rows += [_macro_row(same) for same in zip(*(parts[scored.name] for scored in whole), strict=True)]
     return Summary(checkpoint, settings, tuple(rows))
+
+
+def in_totals(sets: Sequence[Scored]) -> list[Scored]:
+    """The sets that ``pooled`` and ``macro`` are over: all but re-compressed ones, whose videos are others'.
+
+    All, where there are no others.
+    """
+    return [scored for scored in sets if not _recompressed(scored)] or list(sets)
+
+
+def _recompressed(scored: Scored) -> bool:
+    datasets = {decode_part(video.partition("/")[0]) for video in scored.codes("video")[1]}
+    return bool(datasets) and all(split_recompression(dataset) for dataset in datasets)
 
 
 def fit_threshold(validation: Scored, how: str = "mean") -> Threshold | None:

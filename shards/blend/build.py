@@ -17,7 +17,7 @@ from PIL import Image, JpegImagePlugin
 from pydantic import BaseModel, ConfigDict, Field
 
 from dfdet.errors import DamagedSampleError, InputError
-from dfdet.schema import FAKE, REAL, Sample, decode_part
+from dfdet.schema import FAKE, REAL, Failure, Sample, decode_part
 from shards.blend.draws import Draws
 from shards.blend.points import DensePoints
 from shards.blend.sbi import self_blend
@@ -152,7 +152,7 @@ def _writer(options: Blend, name: str, reader: SetReader, written_by: str) -> Sh
         crop=manifest.crop,
         max_shard_bytes=options.max_shard_mib << 20,
         written_by=written_by,
-        failures=[failure for failure in manifest.failures if failure.label == REAL],
+        failures=[_with_person(failure) for failure in manifest.failures if failure.label == REAL],
     )
 
 
@@ -224,9 +224,17 @@ class _Maker:
 def _regrouped(real: Sample, group: str) -> Sample:
     if real.group == group and real.group_level == "exact":
         return real
-    person = real.group.partition("/")[2] if real.group else None
-    update = {"group": group, "group_level": "exact", "identity": real.identity or person}
+    update = {"group": group, "group_level": "exact", "identity": _person(real)}
     return real.model_copy(update=update)
+
+
+def _with_person(lost: Failure) -> Failure:
+    """A real without a face, still beside the others of its person, whose groups are new."""
+    return lost if lost.group_level == "exact" else lost.model_copy(update={"identity": _person(lost)})
+
+
+def _person(real: Sample | Failure) -> str | None:
+    return real.identity or (real.group.partition("/")[2] if real.group else None)
 
 
 def _decode(row: Row, data: bytes) -> NDArray[np.uint8]:

@@ -121,9 +121,6 @@ class Merged:
     def _row(self, sample: Found, location: Location) -> dict[str, Any]:
         told, dataset = sample.told, self._dataset_of(sample)
         video, frame = self._place(sample, location)
-        group = told.group
-        if group is not None and "/" not in group:
-            group = f"{dataset}/{group}"
         self._datasets.add(dataset)
         self._splits.add(told.split)
         self._crops.add(told.crop)
@@ -132,13 +129,18 @@ class Merged:
             "shard": len(self._scans),
             "label": sample.label,
             "method": sample.method,
-            "group": group,
-            "group_level": told.group_level,
-            "identity": told.identity,
             "video": video,
             "frame": frame,
+            **self._known(sample),
             **sample.picture._asdict(),
         }
+
+    def _known(self, sample: Found | Unusable) -> dict[str, Any]:
+        """Which real video and person a sample goes back to."""
+        told, group = sample.told, sample.told.group
+        if group is not None and "/" not in group:
+            group = f"{self._dataset_of(sample)}/{group}"
+        return {"group": group, "group_level": told.group_level, "identity": told.identity}
 
     def _dataset_of(self, sample: Found | Unusable) -> str:
         return self._dataset or sample.told.dataset or self._name
@@ -174,7 +176,8 @@ class Merged:
             if video is None or sample.label is None:
                 unlabelled.append(line)
             elif video not in seen and not kept[video]:
-                failures.append(Failure(video=video, label=sample.label, reason=sample.reason))
+                known = self._known(sample)
+                failures.append(Failure(video=video, label=sample.label, reason=sample.reason, **known))
             elif video not in seen:
                 n = kept[video]
                 facts = {"asked": n + lost[video], "read": n, "faces": n, "reason": sample.reason}

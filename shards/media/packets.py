@@ -75,17 +75,18 @@ class PacketTable:
 
     def runs(self, indices: Sequence[int]) -> list[Run]:
         """What to decode for ascending frame indices: on from the last one, or from a key frame."""
-        runs: list[Run] = []
+        runs: list[tuple[int, int, list[int]]] = []
         for index in indices:
             place = self.places[index]
             start = self.starts[place]
-            if runs and start <= runs[-1].last + FEWEST_SKIPPED:
+            if runs and start <= runs[-1][1] + FEWEST_SKIPPED:
                 first, last, wanted = runs[-1]
+                wanted.append(place)
                 # What is shown later may stand before, so that decoding must start earlier.
-                runs[-1] = Run(min(first, start), max(last, place), wanted | {place})
+                runs[-1] = min(first, start), max(last, place), wanted
             else:
-                runs.append(Run(start, place, frozenset([place])))
-        return runs
+                runs.append((start, place, [place]))
+        return [Run(first, last, frozenset(wanted)) for first, last, wanted in runs]
 
     def earlier(self, run: Run, missing: Iterable[int]) -> Run:
         """The run again for what it did not give, from about twice as far back."""

@@ -201,6 +201,7 @@ def test_damaged_image_is_a_failure_with_its_reason(tmp_path, folders):
     (made,) = make_sets(ImageSets(**folders))
     (failure,) = made.manifest.failures
     assert (failure.video, failure.label) == ("images/real/000%2Epng", 0)
+    assert (failure.group, failure.group_level) == ("images/real/000.png", "exact")
     assert "does not decode" in failure.reason
     assert made.manifest.by_label == {"real": 3, "fake": 4}
 

@@ -189,7 +189,8 @@ def test_a_video_that_changed_is_read_again(weights, tmp_path):
     write_clip(root / "original_sequences/youtube/c23/videos/004.mp4", 30, faces=0)
     made = make(options)
     manifest = read_manifest(made.manifests[0])
-    assert [failure.video for failure in manifest.failures] == ["ffpp-c23/real/004"]
+    (failure,) = manifest.failures
+    assert (failure.video, failure.group, failure.group_level) == ("ffpp-c23/real/004", "ffpp/004", "exact")
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def methods(found: Found, name: str) -> dict[str, Row]:
 
 
 def headline(found: Found) -> Row:
-    """The row that tells most in one number: the macro average, or that of the only set."""
+    """The row that tells most in one number: the macro average, else that of the first set."""
     whole = list(rows(found, "video"))
     return next((row for row in whole if row.set == MACRO), whole[0])
 

@@ -12,10 +12,10 @@ from html import escape
 import numpy as np
 
 from dfdet.evaluation.calibration import Calibration
-from dfdet.evaluation.corruptions.grid import Curve
 from dfdet.evaluation.report import curves
 from dfdet.evaluation.report.curves import Ranked
 from dfdet.evaluation.report.facts import Case
+from dfdet.evaluation.report.robustness import Worsening
 from dfdet.evaluation.result import Found
 from dfdet.html.figure import (
     BLUE,
@@ -192,12 +192,12 @@ def _steps(scores: np.ndarray, name: str, colour: str, axis: str, filled: bool =
     return trace | fill | {"line": {"color": colour, "width": 1 if filled else 2, "shape": "hv"}}
 
 
-def robustness(founds: Sequence[Found], name: str, curve: Curve) -> Figure:
-    """AUROC by the level of a corruption, with intervals, and without any as a dotted line."""
-    levels = [f"{level:g}" for level in curve.levels]
+def robustness(founds: Sequence[Found], curve: Worsening) -> Figure:
+    """AUROC by the level at which a set was made worse, with intervals; the set as it is as a dashed line."""
+    levels = [f"{level.value:g}" for level in curve.levels]
     data = []
     for place, found in enumerate(founds):
-        estimates = [found.robustness[name][each.name]["auroc"] for each in curve.corruptions]
+        estimates = [level.estimates[place] for level in curve.levels]
         values = [each.value for each in estimates]
         line = _line(place)
         if all(each.low is not None for each in estimates):
@@ -205,8 +205,7 @@ def robustness(founds: Sequence[Found], name: str, curve: Curve) -> Figure:
             band: Figure = {"type": "scatter", "mode": "lines", "x": levels + levels[::-1], "y": bounds}
             band |= {"fill": "toself", "fillcolor": _faint(line["color"], len(founds)), "line": {"width": 0}}
             data.append(band | {"hoverinfo": "skip", "name": "interval"})
-        clean = next(row for row in found.summary.rows if (row.set, row.level) == (name, "video"))
-        if (value := clean.metrics["auroc"].value) is not None:
+        if (value := curve.clean[place].value) is not None:
             data.append(_guide([levels[0], levels[-1]], [value, value], "clean"))  # type: ignore[list-item]
             data[-1]["line"] |= {"color": line["color"], "dash": "dash"}
             open_mark = {"size": 7, "symbol": f"{MARKS[place % len(MARKS)]}-open", "color": line["color"]}

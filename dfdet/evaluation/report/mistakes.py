@@ -11,12 +11,15 @@ from html import escape
 import cv2
 import numpy as np
 import simplejpeg
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from dfdet.data.crops import crop_side
 from dfdet.data.index import Index
 from dfdet.data.prepare import Prepare
+from dfdet.data.ranges import fetch_range
 from dfdet.data.reader import DamageError, Reader
+from dfdet.data.remote import ObjectError, Remote
 from dfdet.errors import DfdetError
 from dfdet.evaluation.report.facts import Case, number_text, video_text
 from dfdet.html.page import paragraph
@@ -42,6 +45,9 @@ class Mistake:
 class Pictures:
     """Reads crops of a set as the checkpoint saw them, as JPEG data URIs.
 
+    Of a remote tar without a copy in the cache only the bytes of the crops are fetched, if the storage
+    gives ranges.
+
     Args:
         index: Of the set.
     """
@@ -66,11 +72,27 @@ class Pictures:
         """
         index = self._index
         [row, *_] = np.flatnonzero((index.video == self._codes[video]) & (index.frame == frame)).tolist()
-        shard, width, height = int(index.shard[row]), int(index.width[row]), int(index.height[row])
-        data = self._reader.read(shard, int(index.offset[row]), int(index.size[row]), int(index.crc32[row]))
-        side = crop_side(width, height, crop_scale, float(index.shard_scale[shard]))
-        crop = self._prepare.crop(data, min(width, height), side, None)
+        width, height = int(index.width[row]), int(index.height[row])
+        side = crop_side(width, height, crop_scale, float(index.shard_scale[index.shard[row]]))
+        crop = self._prepare.crop(self._data(row), min(width, height), side, None)
         return _uri(crop)
+
+    def _data(self, row: int) -> bytes:
+        """The stored image, its checksum compared."""
+        columns = (self._index.shard, self._index.offset, self._index.size, self._index.crc32)
+        shard, offset, size, crc32 = (int(column[row]) for column in columns)
+        where, cache = self._index.shards[shard], self._index.cache
+        found = None
+        if isinstance(where, Remote) and not cache.holds(where):
+            try:
+                found = fetch_range(where, offset, size, cache.retries)
+            except ObjectError as error:
+                raise DamageError(error.reason, str(error)) from error
+        if found is None:
+            return self._reader.read(shard, offset, size, crc32)
+        if isal_zlib.crc32(found) != crc32:
+            raise DamageError("crc", f"{where}: the bytes at {offset} were changed where they lie")
+        return found
 
 
 def _uri(crop: NDArray[np.uint8]) -> str:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from dfdet.schema import split_recompression
+
 DD, GEND = "arXiv 2503.19683", "arXiv 2508.06248v1"
 
 
@@ -52,7 +54,12 @@ PUBLISHED = (
 
 
 def match(name: str) -> str | None:
-    """The key of the published test set that a set's name begins with; ``dfdcp`` is not ``dfdc``."""
+    """The key of the published test set that a set's name begins with; ``dfdcp`` is not ``dfdc``.
+
+    Nothing was published of re-compressed sets.
+    """
+    if split_recompression(name):
+        return None
     text = name.lower().replace("_", "-")
     for key, prefixes in _PREFIXES.items():
         if any(re.match(rf"{re.escape(prefix)}(?![a-z0-9])", text) for prefix in prefixes):

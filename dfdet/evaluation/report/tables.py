@@ -22,6 +22,7 @@ from dfdet.evaluation.report.facts import (
     video_text,
 )
 from dfdet.evaluation.report.published_rows import PUBLISHED, TEST_SETS, matched
+from dfdet.evaluation.report.robustness import Worsening
 from dfdet.evaluation.request import key
 from dfdet.evaluation.result import Result
 from dfdet.evaluation.summary import Counts, Level, UndetectedAs
@@ -196,18 +197,19 @@ def _difference_cell(gap: Difference) -> Cell:
     return Cell(f"{gap.value:+.4f}", apart, f"{gap.low:+.3f} to {gap.high:+.3f}, p = {gap.p:.2g}")
 
 
-def robust(result: Result) -> str:
-    """Video AUROC under each corruption, a column a checkpoint."""
-    head = [word("test set"), word("corruption"), *(Cell(found.model.label) for found in result.found)]
-    body = []
-    for name in result.request.tests:
-        clean = [next(row for row in rows(found, "video") if row.set == name) for found in result.found]
-        body.append(
-            ("first", [word(name), word("none"), *(estimate_cell(row.metrics["auroc"]) for row in clean)])
-        )
-        for how in (corruption.name for corruption in result.request.work.corruptions):
-            cells = [estimate_cell(found.robustness[name][how]["auroc"]) for found in result.found]
-            body.append(("", [word(name), word(how), *cells]))
+def robust(result: Result, drawn: Iterable[Worsening]) -> str:
+    """Video AUROC at each level of the curves, a column a checkpoint."""
+    head = [word("test set"), word("made worse by"), *(Cell(found.model.label) for found in result.found)]
+    body: list[tuple[str, list[Cell]]] = []
+    told: set[str] = set()
+    for curve in drawn:
+        if curve.set not in told:
+            told.add(curve.set)
+            body.append(("first", [word(curve.set), word("none"), *map(estimate_cell, curve.clean)]))
+        for level in curve.levels:
+            lacking = f"{level.lacking:,} frames lacking" if level.lacking else ""
+            how = Cell(level.name, "word", lacking)
+            body.append(("", [word(curve.set), how, *map(estimate_cell, level.estimates)]))
     return table(head, body)
 
 

@@ -6,17 +6,22 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
 
-from dfdet.evaluation.corruptions.grid import curves
 from dfdet.evaluation.report import figures, tables, words
 from dfdet.evaluation.report.facts import Case, cases, headline
 from dfdet.evaluation.report.mistakes import Pictures, gallery, shown_each
 from dfdet.evaluation.report.published_rows import matched
+from dfdet.evaluation.report.robustness import AXIS, variants, worsenings
 from dfdet.evaluation.result import Result
 from dfdet.html.page import code, folded, grid, page, paragraph, plot, section
 from dfdet.runs.atomic import write_bytes_atomic
 
 MANY = 12
 """Pictures of a kind above which those of a set are folded away."""
+
+RECOMPRESSED = (
+    " By crf: whole videos were compressed anew by a codec, and the same faces cut at the same places; a"
+    " higher rate factor is a stronger compression."
+)
 
 Cases = dict[str, list[Case]]
 Boxes = list[tuple[str, str]]
@@ -143,22 +148,28 @@ def _grids(boxes: dict[str, Boxes]) -> str:
 
 
 def _robustness(result: Result) -> str:
-    drawn = curves(result.request.work.corruptions)
-    if not drawn:
+    drawn = worsenings(result)
+    alone = [each.set for each in variants(result.request.tests) if each.base is None]
+    if not drawn and not alone:
         return ""
     text = (
         "Video AUROC on crops that were made worse, from the mildest level to the strongest, with intervals;"
         " dashed, with open marks: on the crops as they are."
     )
-    boxes = {
-        name: [
-            (f"{name}: {curve.name}", plot(figures.robustness(result.found, name, curve))) for curve in drawn
-        ]
-        for name in result.request.tests
-    }
-    numbers = folded("The numbers", tables.robust(result))
-    key = figures.key(result.found)
-    return section("Robustness", paragraph(text, "muted"), key, _grids(boxes), numbers)
+    text += RECOMPRESSED * any(curve.axis == AXIS for curve in drawn)
+    parts = [paragraph(text, "muted"), figures.key(result.found)]
+    boxes: dict[str, Boxes] = {}
+    for curve in drawn:
+        box = (f"{curve.set}: {curve.name}", plot(figures.robustness(result.found, curve)))
+        boxes.setdefault(curve.set, []).append(box)
+    if drawn:
+        parts += [_grids(boxes), folded("The numbers", tables.robust(result, drawn))]
+    if alone:
+        lost = (
+            f"Re-compressed, without the same samples as they were among the test sets: {', '.join(alone)}."
+        )
+        parts.append(paragraph(lost, "muted"))
+    return section("Robustness", *parts)
 
 
 def _calibration(of_sets: Cases) -> str:

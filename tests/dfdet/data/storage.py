@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import socket
 import subprocess
 import sys
@@ -26,6 +28,10 @@ class Server:
         """Times that a file's connection is still closed in its middle."""
         self.status: dict[str, int] = {}
         """Files always answered with a status."""
+        self.ranges = False
+        """Whether a part of a file is given alone, as most storages do; the standard library's does not."""
+        self.sent: Counter[str] = Counter()
+        """Bytes of files' contents, by file name."""
         self.pause_s = 0.0
         """Before each answer."""
         self._lock = threading.Lock()
@@ -48,6 +54,10 @@ class Server:
         with self._lock:
             self.counts[name] += 1
 
+    def count_bytes(self, name: str, size: int) -> None:
+        with self._lock:
+            self.sent[name] += size
+
 
 class _Handler(SimpleHTTPRequestHandler):
     def __init__(self, server: Server, *args, **kwargs) -> None:
@@ -63,11 +73,24 @@ class _Handler(SimpleHTTPRequestHandler):
         if self.faults.due(self.faults.fail, name):
             return self.send_error(503)
         self.cut = self.faults.due(self.faults.cut, name)
+        part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if self.faults.ranges and part and Path(self.translate_path(self.path)).is_file():
+            return self._send_part(int(part[1]), int(part[2]))
         return super().do_GET()
+
+    def _send_part(self, first: int, last: int) -> None:
+        data = Path(self.translate_path(self.path)).read_bytes()
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        self.copyfile(io.BytesIO(data[first : last + 1]), self.wfile)
 
     def copyfile(self, source, outputfile) -> None:
         data = source.read()
-        outputfile.write(data[: len(data) // 2] if self.cut else data)
+        data = data[: len(data) // 2] if self.cut else data
+        self.faults.count_bytes(self.path.partition("?")[0].rpartition("/")[2], len(data))
+        outputfile.write(data)
 
     def log_message(self, *args) -> None:
         pass

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dfdet.data.index import open_sets
+from dfdet.data.index import failure_clusters, open_sets
 from dfdet.errors import ShardSetError
 from dfdet.schema import CropRecipe
 
@@ -79,6 +79,30 @@ def test_a_cluster_has_one_name_in_all_sets_that_share_it(tmp_path, make_set):
     assert [both.clusters[code] for code in both.cluster[: len(one)]] == [
         one.clusters[code] for code in one.cluster
     ]
+
+
+def test_a_video_without_a_face_is_in_the_cluster_of_its_person_else_group_else_its_own(tmp_path, make_set):
+    path, reals = make_set(tmp_path), {"label": 0, "reason": "no face"}
+    lost = [
+        {"video": "demo/real/x", "group": "demo/v1", "group_level": "exact", "identity": "id0", **reals},
+        {"video": "demo/real/y", "group": "demo/v2", "group_level": "exact", **reals},
+        {"video": "demo/real/z", **reals},  # as manifests were before groups stood in them
+        {"video": "demo/real/w", "identity": "id0", **reals},
+    ]
+    edit_manifest(path, failures=lost)
+    index = open_sets([path])
+    found = failure_clusters(index.failures)
+    assert found == ["identity/demo/id0", "group/demo/v2", "video/demo/real/z", "identity/demo/id0"]
+    assert set(found) - set(index.clusters) == {"video/demo/real/z"}
+
+
+def test_a_recompressed_set_has_the_clusters_of_its_base(tmp_path, make_set):
+    names = ("demo", "demo-h264-crf40", "demo-h264")
+    base, variant, other = (
+        open_sets([make_set(tmp_path / name, dataset=name, level="none")]) for name in names
+    )
+    assert variant.clusters == base.clusters and (variant.cluster == base.cluster).all()
+    assert not set(other.clusters) & set(base.clusters)
 
 
 def test_without_groups_every_video_is_its_own_cluster(tmp_path, make_set):

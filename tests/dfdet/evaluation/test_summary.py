@@ -103,6 +103,25 @@ def test_counts_say_what_a_row_is_of(summary):
     assert (mean["sets"], mean["videos"], mean["clusters"]) == (2, 80, pooled["clusters"])
 
 
+def test_sets_of_recompressed_videos_are_in_no_total():
+    whole, other = scored_set("one"), scored_set("two", seed=1, dataset="e")
+    worse = scored_set("one-worse", seed=2, dataset="d-h264-crf40")
+    plain = summarise([whole, other], Settings(resampling=FEW)).flat()
+    more = summarise([whole, worse, other], Settings(resampling=FEW)).flat()
+    assert {name: more[name] for name in plain} == plain
+    assert more["test/one-worse/video/auroc"] is not None
+    assert "test/macro/video/auroc" in plain
+    assert "test/macro/video/auroc" not in summarise([whole, worse], Settings(resampling=FEW)).flat()
+    worst = scored_set("one-worst", seed=3, dataset="d-h264-crf51")
+    assert "test/macro/video/auroc" in summarise([worse, worst], Settings(resampling=FEW)).flat()
+
+
+def test_totals_of_a_comparison_leave_recompressed_videos_out():
+    sets = [scored_set("one"), scored_set("worse", seed=2, dataset="d-vp9-crf50")]
+    found = compare({"a": (sets, Settings(resampling=FEW)), "b": (sets, Settings(resampling=FEW))})
+    assert [each.set for each in found] == ["one", "worse"]
+
+
 def test_pooled_is_the_metric_of_all_videos_together(sets, summary):
     units = [aggregate.videos(scored) for scored in sets]
     label, score = (np.concatenate([getattr(u, name) for u in units]) for name in ("label", "score"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dfdet.data.index import failure_clusters, open_sets
 from dfdet.errors import DamagedSampleError, InputError
 from dfdet.schema import CropRecipe, Failure, Sample, Split
 from shards.blend.build import Blend, blend_set
@@ -122,6 +123,16 @@ def test_fakes_of_the_input_are_left_out_and_failures_of_reals_stay(tmp_path):
     made = blend_set(Blend(set=path, out=tmp_path / "out"))
     assert read_manifest(made).by_method == {"real": 1, "sbi": 1}
     assert read_manifest(made).failures == (lost[0],)
+
+
+def test_a_real_without_a_face_stays_with_the_person_of_its_former_group(tmp_path):
+    known = {"group": "d/id0", "group_level": "identity"}
+    lost = Failure(video="d-v1/real/x", label=0, reason="no face", **known)
+    path = write(tmp_path, [sample("v", group="d/id0", level="identity")], failures=[lost])
+    made = blend_set(Blend(set=path, out=tmp_path / "out"))
+    (failure,), index = read_manifest(made).failures, open_sets([made])
+    assert failure.identity == "id0"
+    assert failure_clusters(index.failures) == ["identity/d/id0"] == list(index.clusters)
 
 
 def test_real_of_no_exact_group_gets_that_of_its_video_and_keeps_the_person(tmp_path):

@@ -235,6 +235,19 @@ def test_json_and_cls_that_disagree_are_refused_unless_one_is_named(tmp_path):
     assert index(tmp_path, path, label_from="cls", name="c")[1][0]["label"] == 0
 
 
+def test_a_sample_that_cannot_be_used_is_lost_to_its_group_and_person(tmp_path):
+    known = {"group": "007", "group_level": "identity", "identity": "ann"}
+    told = {"label": 1, "video": "lost", **known}
+    path = write(
+        tmp_path / "a.tar", sample("good", 0, **known), member("bare.json", json.dumps(told).encode())
+    )
+    manifest, (row,) = index(tmp_path, path)
+    (failure,) = manifest.failures
+    assert failure.video == "tars/fake/lost"
+    assert (failure.group, failure.group_level, failure.identity) == ("tars/007", "identity", "ann")
+    assert failure.group == row["group"]
+
+
 def test_a_method_against_the_label_is_refused(tmp_path):
     path = write(tmp_path / "a.tar", sample("k", 0, method="DF"))
     assert "'k': its label is 0 and its method 'DF'" in refusal(InputError, tmp_path, path)
