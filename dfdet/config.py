@@ -109,9 +109,12 @@ class Data(Section):
     """Validation sets, each NAME=SET.json; the first chooses the best checkpoint (name=path)."""
     test: tuple[str, ...] = ()
     """Test sets, each NAME=SET.json; evaluated once, at the end (name=path)."""
-    sampling: Literal["single", "pair", "rotate"] = "single"
-    """An epoch: single, every sample once; pair, every fake next to a real of its group; rotate,
-    every real next to one fake, the method rotating by epoch."""
+    sampling: Literal["single", "pair", "rotate", "clip"] = "single"
+    """An epoch: single, every sample once; pair, every fake next to a real of its group; rotate, every
+    real next to one fake, the method rotating by epoch; clip, every sample once, by clips of a video."""
+    clip_frames: int = Field(8, ge=2, le=1024)
+    """Frames of a clip, spread over its video; those that a clip lacks are padding, which costs as much
+    time as frames do: take a divisor of the frames of a video (frames)."""
     global_batch: int = Field(128, ge=1)
     """Samples in an optimizer step over all workers (samples)."""
     block_shards: int = Field(0, ge=0)
@@ -145,7 +148,9 @@ class Data(Section):
 
     @property
     def unit_size(self) -> int:
-        """Samples of a batch that stay together on one worker: 2 where it is made of pairs."""
+        """Samples of a batch that stay together on one worker: 2 of a pair, or all of a clip."""
+        if self.sampling == "clip":
+            return self.clip_frames
         return 2 if self.sampling in PAIRED_MODES else 1
 
 
@@ -166,6 +171,8 @@ class Model(Section):
     """Margin of the head: cosine units, or radians for angular."""
     scale: float = Field(16.0, gt=0, le=256)
     """Scale of a margin head's cosines (factor)."""
+    temporal: bool = False
+    """Pool the frames of a clip by attention, for a score of the clip beside those of its frames."""
 
 
 class Tuning(Section):
@@ -180,7 +187,8 @@ class Tuning(Section):
 
 
 class Loss(Section):
-    """Weights of the terms: total = ce CE + alignment A + uniformity U (arXiv 2503.19683)."""
+    """Weights of the terms: total = ce CE + alignment A + uniformity U (arXiv 2503.19683), and those of
+    clips where the model is temporal."""
 
     ce: float = Field(1.0, ge=0)
     """Weight of cross-entropy (factor)."""
@@ -190,6 +198,10 @@ class Loss(Section):
     """Weight of label-aware alignment (factor)."""
     uniformity: float = Field(0.0, ge=0)
     """Weight of uniformity (factor)."""
+    clip: float = Field(1.0, ge=0)
+    """Weight of the clips' cross-entropy; counts with model.temporal only (factor)."""
+    consistency: float = Field(0.0, ge=0)
+    """Weight of the squared distance between a frame's fake probability and its clip's (factor)."""
     slerp: bool = False
     """Replace each training feature by a slerp towards another of its class."""
     slerp_low: float = Field(0.0, ge=0, le=1)
@@ -268,7 +280,8 @@ class Eval(Section):
     every_epochs: int = Field(1, ge=1)
     """Epochs between validations; the last epoch always has one (epochs)."""
     batch: int = Field(256, ge=1)
-    """Samples in an evaluation batch of one worker (samples)."""
+    """Samples in an evaluation batch of one worker; where those are clips, as many whole clips as it
+    holds, at least one (samples)."""
 
 
 class Config(Section):

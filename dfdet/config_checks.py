@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dfdet.config import Config
+    from dfdet.config import Config, Data
 
 
 def combination_problems(config: Config) -> list[str | None]:
@@ -18,7 +18,14 @@ def combination_problems(config: Config) -> list[str | None]:
         if model.head == "linear" and model.margin
         else None,
         "loss.ce, loss.alignment and loss.uniformity are all 0: nothing to learn; set --loss.ce 1"
-        if not (loss.ce or loss.alignment or loss.uniformity)
+        if not (loss.ce or loss.alignment or loss.uniformity or (loss.clip and model.temporal))
+        else None,
+        f"model.temporal=True: needs clips, not data.sampling={data.sampling}; set --data.sampling clip"
+        if model.temporal and data.sampling != "clip"
+        else None,
+        f"loss.consistency={loss.consistency}: of frames with their clip, which only a temporal model scores;"
+        " set --model.temporal True"
+        if loss.consistency and not model.temporal
         else None,
         f"loss.slerp_low={loss.slerp_low}: above loss.slerp_high={loss.slerp_high}; swap them"
         if loss.slerp_low > loss.slerp_high
@@ -33,7 +40,7 @@ def combination_problems(config: Config) -> list[str | None]:
         f"optim.betas={optim.betas}: each must be in [0, 1); set --optim.betas 0.9 0.999"
         if not all(0 <= beta < 1 for beta in optim.betas)
         else None,
-        f"engine.micro_batch={config.engine.micro_batch}: smaller than a pair"
+        f"engine.micro_batch={config.engine.micro_batch}: smaller than a {_unit_name(data)}"
         f" (data.sampling={data.sampling}); set --engine.micro_batch {unit}"
         if (config.engine.micro_batch or unit) < unit
         else None,
@@ -54,9 +61,10 @@ def _workers_problem(config: Config) -> str | None:
     share = run.most_workers * data.unit_size
     low_batch = max(share, data.global_batch // share * share)
     shown = run.workers if isinstance(run.workers, int) else list(run.workers)
+    together = f" x {data.unit_size} (data.sampling={data.sampling} keeps {_unit_name(data)}s on one rank)"
     return (
         f"data.global_batch={data.global_batch}: not divisible by run.workers={shown}"
-        + (f" x 2 (data.sampling={data.sampling} keeps pairs on one rank)" if data.unit_size > 1 else "")
+        + (together if data.unit_size > 1 else "")
         + f"; set --data.global_batch {low_batch}"
     )
 
@@ -64,12 +72,16 @@ def _workers_problem(config: Config) -> str | None:
 def usable_workers(config: Config, available: int) -> int | None:
     """The most workers, at most ``available``, that the run allows and its global batch divides into.
 
-    None where there are none. Pairs stay on one worker.
+    None where there are none. Pairs and clips stay on one worker.
     """
     run, data = config.run, config.data
     high = min(available, run.most_workers)
     counts = range(high, run.fewest_workers - 1, -1)
     return next((n for n in counts if data.global_batch % (n * data.unit_size) == 0), None)
+
+
+def _unit_name(data: Data) -> str:
+    return "clip" if data.sampling == "clip" else "pair"
 
 
 def _named_set_problem(path: str, entries: tuple[str, ...]) -> list[str]:

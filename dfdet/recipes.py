@@ -112,6 +112,25 @@ def gend() -> Config:
     )
 
 
+def temporal() -> Config:
+    """The demo with a temporal head: clips of 3 frames, pooled by attention beside the frames' own scores.
+
+    Like :func:`demo` the values are this project's own and no result was published with them. Any other
+    recipe takes the same fields: ``gend --model.temporal True --data.sampling clip --data.clip_frames 8``.
+    ``--aggregate temporal`` of evaluation and prediction uses the scores of clips.
+    """
+    return demo().replace(
+        {
+            "run.recipe": "temporal",
+            "data.sampling": "clip",
+            "data.clip_frames": 3,
+            "data.global_batch": 60,
+            "model.temporal": True,
+            "loss.consistency": 0.1,
+        }
+    )
+
+
 RECIPES: dict[str, Callable[[], Config]] = {
-    recipe.__name__: recipe for recipe in (demo, linear_probe, ln, ln_norm, paper, gend)
+    recipe.__name__: recipe for recipe in (demo, linear_probe, ln, ln_norm, paper, gend, temporal)
 }

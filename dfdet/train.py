@@ -26,7 +26,7 @@ from dfdet.data.plan import epoch_plan, fingerprint
 from dfdet.data.sets import open_run_data
 from dfdet.errors import ShardSetError, TrainingError
 from dfdet.evaluation import plots
-from dfdet.evaluation.evaluate import score_index
+from dfdet.evaluation.evaluate import score_index, temporal
 from dfdet.model.detector import Detector, build_detector
 from dfdet.runs import journal
 from dfdet.runs.patience import patiently
@@ -289,7 +289,7 @@ class Trainer:
         )
 
     def _judge(self, found: dict[str, float | None]) -> bool:
-        """Whether this is the best epoch so far, by the first validation set's video AP."""
+        """Whether this is the best epoch so far, by the first validation set's video AP (of clips)."""
         value = found[self._best_name]
         if value is None:
             raise ShardSetError(
@@ -305,7 +305,8 @@ class Trainer:
 
     @property
     def _best_name(self) -> str:
-        return f"val/{next(iter(self.data.val))}/video/ap"
+        name = f"val/{next(iter(self.data.val))}/video/ap"
+        return temporal(name) if self.config.model.temporal else name
 
     def _checkpoint(self, metric: float | None = None, *, best: bool = False) -> Path:
         """Saves what trains: gathered by all ranks, written by the first beside training.

@@ -124,10 +124,14 @@ def check_resources(config: Config, available: dict[str, float]) -> bool:
         raise ConfigError(
             f"run.workers={list(_ends(run))}: there is room for {fits}, but no count from"
             f" {run.fewest_workers} to {fits} divides data.global_batch={config.data.global_batch}"
-            + (" in whole pairs" if config.data.unit_size > 1 else "")
+            + (f" in whole {_units(config)}" if config.data.unit_size > 1 else "")
             + "; lower the first of --run.workers, or join a larger cluster"
         )
     return cuda
+
+
+def _units(config: Config) -> str:
+    return "clips" if config.data.sampling == "clip" else "pairs"
 
 
 def wants_cuda(device: str, available: dict[str, float]) -> bool:

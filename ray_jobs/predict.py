@@ -25,7 +25,7 @@ from rich.console import Console
 
 from dfdet.checkpoints.opened import Opened, open_checkpoint
 from dfdet.errors import ConfigError, DfdetError
-from dfdet.evaluation.aggregate import aggregator
+from dfdet.evaluation.aggregate import TEMPORAL, aggregator, without_clips
 from dfdet.prediction.records import Folder, Prediction
 from dfdet.prediction.summary import counts, table
 from dfdet.prediction.verdict import rule_of
@@ -62,7 +62,8 @@ class Predict(BaseModel):
     faces: Literal["one", "all"] = "one"
     """one: the person that the checkpoint's recipe selects; all: every person, the highest score counts."""
     aggregate: str = "mean"
-    """Score of a person from those of the frames: mean, median, max, or topK as top3."""
+    """Score of a person from those of the frames: mean, median, max, or topK as top3; temporal: the mean
+    of their clips' scores, where the checkpoint has a temporal head."""
     threshold: float | None = None
     """Score from which a file is called fake (0 to 1), instead of the checkpoint's own."""
 
@@ -171,7 +172,14 @@ def check(options: Predict) -> list[Target]:
 
 
 def make_ask(options: Predict, opened: Opened, *, local: bool, cuda: bool) -> tuple[Ask, tuple[str, ...]]:
-    """What is asked of each process, and what a user should know of it."""
+    """What is asked of each process, and what a user should know of it.
+
+    Raises:
+        ConfigError: Scores of clips are asked for and the checkpoint has none, or faces cannot be cut as
+            those of training.
+    """
+    if options.aggregate == TEMPORAL and opened.detector.temporal is None:
+        raise without_clips(f"--checkpoint {opened.source}")
     crop_scale = opened.config.data.crop_scale
     cut = cutting(opened.crop, crop_scale, options.chosen)
     ask = Ask(

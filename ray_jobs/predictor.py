@@ -16,7 +16,7 @@ from dfdet.errors import DfdetError, InputError, WeightsError
 from dfdet.prediction.film import marks_between, write_film
 from dfdet.prediction.pictures import Marked, Tile, annotated, contact_sheet
 from dfdet.prediction.records import Face, Frame, Prediction, Status
-from dfdet.prediction.score import FaceScores, Scorer
+from dfdet.prediction.score import FaceScores, Scorer, Seen
 from dfdet.prediction.verdict import Rule, judge
 from ray_jobs.own_faces import Finder, Found, Looking
 from ray_jobs.own_files import Target
@@ -101,7 +101,9 @@ class Predictor:
             return damaged(self.ask, target, f"unexpected {type(error).__name__}: {told}")
         if not found.seen:
             return _record(self.ask, target, "no face", found.reason, frames_read=len(found.positions))
-        return self._judged(target, found, self.score([each.crop for each in found.seen]))
+        faces, frames = (np.array([getattr(each, name) for each in found.seen]) for name in ("face", "frame"))
+        scores = self.score([each.crop for each in found.seen], Seen(faces, frames))
+        return self._judged(target, found, scores)
 
     def _judged(self, target: Target, found: Found, scores: FaceScores) -> Prediction:
         frames = tuple(
@@ -115,7 +117,8 @@ class Predictor:
             )
             for seen, score, logit in zip(found.seen, scores.scores, scores.logits, strict=True)
         )
-        faces = tuple(self._face(number, frames) for number in sorted({each.face for each in frames}))
+        judged = scores.for_aggregate(self.ask.aggregate)
+        faces = tuple(self._face(number, frames, judged) for number in sorted({each.face for each in frames}))
         worst = max(faces, key=lambda face: face.score)
         record = _record(
             self.ask,
@@ -131,11 +134,9 @@ class Predictor:
         )
         return record.model_copy(update={"pictures": tuple(self._pictures(target, found, record))})
 
-    def _face(self, number: int, frames: Sequence[Frame]) -> Face:
-        own = [each for each in frames if each.face == number]
-        said = judge(
-            [each.score for each in own], [each.logit for each in own], self.ask.rule, self.ask.aggregate
-        )
+    def _face(self, number: int, frames: Sequence[Frame], judged: FaceScores) -> Face:
+        own = [place for place, each in enumerate(frames) if each.face == number]
+        said = judge(judged.scores[own], judged.logits[own], self.ask.rule, self.ask.aggregate)
         return Face(face=number, frames=len(own), **vars(said))
 
     def _pictures(self, target: Target, found: Found, record: Prediction) -> list[str]:

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Self
 
 import cv2
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from dfdet.data.augment import Parameters, draw_parameters
 from dfdet.data.buffers import BufferPool
+from dfdet.data.clips import Times
 from dfdet.data.crops import check_crop_scale, crop_sides
 from dfdet.data.decode import Pixels
 from dfdet.data.feed import Feed, plan_feed
@@ -59,6 +61,8 @@ class Batch:
     """[b] sample ids."""
     rest: Sequence[Parameters] | None = None
     """Augmentation of each that is left to :func:`dfdet.data.device_augment.finish`; None: nothing."""
+    times: Tensor | None = None
+    """[b] float32, when each lies in its video (0 to 1); None where the plan is not of clips."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,10 @@ class Loader:
         columns = np.arange(rank * len(ids), (rank + 1) * len(ids))
         drawn: Sequence[Parameters] | None = None
         if self._augment is not None:
-            drawn = draw_parameters(self._augment, self._seed, epoch, number * plan.ids.shape[1] + columns)
+            places = number * plan.ids.shape[1] + columns
+            if plan.clip_frames:  # alike for all frames of a clip: a flip between them is no motion
+                places -= places % plan.clip_frames
+            drawn = draw_parameters(self._augment, self._seed, epoch, places)
         images = self._buffers.take((len(ids), self.side, self.side, 3))
         sizes = np.full(len(ids), self.side, np.int64)
         target = images.numpy()
@@ -201,8 +208,15 @@ class Loader:
         ]
         labels = torch.from_numpy(self._index.label[ids].astype(np.int64))
         rest = drawn if self._prepare.jpeg_only else None
-        batch = Batch(images, torch.from_numpy(sizes), labels, torch.from_numpy(valid), ids.copy(), rest)
+        times = torch.from_numpy(self._times(ids)) if plan.clip_frames else None
+        batch = Batch(
+            images, torch.from_numpy(sizes), labels, torch.from_numpy(valid), ids.copy(), rest, times
+        )
         return _Work(number, batch, tasks)
+
+    @cached_property
+    def _times(self) -> Times:
+        return Times(self._index)
 
     def _finished(self, work: _Work, feed: Feed) -> Batch:
         """Waits for a batch and books its damage, in plan order whatever thread met it first."""

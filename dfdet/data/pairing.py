@@ -24,11 +24,11 @@ PIECE = 1 << 18
 """Units handled at once: temporary arrays of 2 MB stay near the cache (units)."""
 
 Ids = NDArray[np.int64]
-Mode = Literal["single", "pair", "rotate"]
+Mode = Literal["single", "pair", "rotate", "clip"]
 
 
 class Columns(Protocol):
-    """What a plan needs of an index: integer columns, row = sample id; 16 bytes a sample in all."""
+    """What a plan needs of an index: integer columns, row = sample id; 20 bytes a sample in all."""
 
     @property
     def shard(self) -> NDArray[Any]:
@@ -49,6 +49,10 @@ class Columns(Protocol):
     @property
     def group_exact(self) -> NDArray[np.bool_]:
         """Whether the group is known exactly, [n]."""
+
+    @property
+    def video(self) -> NDArray[Any]:
+        """Code of the video; only clips need it, [n]."""
 
     @property
     def frame(self) -> NDArray[Any]:
@@ -79,6 +83,10 @@ class Units:
             return numbers.astype(np.int64)[:, None]
         return np.stack([self.reals[numbers], self.fakes[numbers]], axis=1).astype(np.int64)
 
+    def valid(self, numbers: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which of :meth:`samples` are more than padding, [u, k]: of samples and pairs all."""
+        return np.ones((len(numbers), 1 if self.reals is None else 2), bool)
+
 
 def units_of(index: Columns, mode: Mode, seed: int, epoch: int) -> Units:
     """The units of an epoch: all samples; each fake with a real; or each real with one fake.
@@ -100,7 +108,7 @@ def units_of(index: Columns, mode: Mode, seed: int, epoch: int) -> Units:
     cells = pool.cells() if mode == "rotate" else None
     partners = np.empty_like(primary)
     # Queries of neighbouring groups are answered together: rows in no order took 320 s at 10^8, not 13.
-    places = _by_group(index.group, primary)[0]
+    places = ranges_of(index.group, primary)[0]
     for piece in pieces(len(primary)):
         some = places[piece]
         queries = primary[some].astype(np.int64)
@@ -178,7 +186,7 @@ class _Pool:
             keys[piece] = cells * self._span + index.frame[rows[piece]]
         # Sets are written group by group, so that whole indexes are often sorted.
         if not (keys[1:] >= keys[:-1]).all():
-            order, starts = _by_group(index.group, rows)
+            order, starts = ranges_of(index.group, rows)
             for low, high in itertools.pairwise(starts.tolist()):
                 order[low:high] = order[low:high][np.argsort(keys[order[low:high]], kind="stable")]
             rows, keys = rows[order], keys[order]
@@ -223,12 +231,17 @@ def _rows(mask: NDArray[np.bool_]) -> NDArray[Any]:
     return np.flatnonzero(mask).astype(row_type(len(mask)))
 
 
-def _by_group(group: NDArray[Any], rows: NDArray[Any]) -> tuple[NDArray[Any], Ids]:
-    """Places in ``rows`` by ranges of groups: :func:`partition`."""
-    buckets, groups = min(len(rows) // PIECE + 1, 1 << 16), int(group.max()) + 1
+def ranges_of(code: NDArray[Any], rows: NDArray[Any]) -> tuple[NDArray[Any], Ids]:
+    """Places in ``rows`` by ranges of their codes (groups, videos): :func:`partition`.
+
+    Args:
+        code: Code of each sample, [n].
+        rows: Sample ids, ascending, [p].
+    """
+    buckets, codes = min(len(rows) // PIECE + 1, 1 << 16), int(code.max()) + 1
     which = np.empty(len(rows), np.uint16)
     for piece in pieces(len(rows)):
-        which[piece] = group[rows[piece]].astype(np.int64) * buckets // groups
+        which[piece] = code[rows[piece]].astype(np.int64) * buckets // codes
     return partition(which, buckets)
 
 

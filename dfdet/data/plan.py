@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dfdet.data.clips import clips_in_order, clips_of, count_clips
 from dfdet.data.order import Order
 from dfdet.data.pairing import Columns, Ids, Mode, Units, count_units, pairable_samples, units_of
 from dfdet.errors import ConfigError, ShardSetError
@@ -42,12 +43,15 @@ class PlanSpec:
     """Runs of the order that are interleaved; must divide the units of a batch (runs)."""
     tail: Literal["drop", "mask"] = "drop"
     """Last, incomplete batch: left out, or padded with entries that are not valid."""
+    clip_frames: int = 0
+    """Samples of a unit where ``mode`` is ``clip`` (frames)."""
 
     def __post_init__(self) -> None:
         if self.global_batch < 1 or self.global_batch % self.unit_size:
             raise ConfigError(
                 f"data.global_batch={self.global_batch}: data.sampling={self.mode} needs a positive"
-                f" multiple of {self.unit_size}; set --data.global_batch {max(2, self.global_batch // 2 * 2)}"
+                f" multiple of {self.unit_size}; set --data.global_batch"
+                f" {max(1, self.global_batch // self.unit_size) * self.unit_size}"
             )
         if self.lanes < 1 or self.units_per_batch % self.lanes:
             raise ConfigError(
@@ -57,8 +61,8 @@ class PlanSpec:
 
     @property
     def unit_size(self) -> int:
-        """Samples of a unit, which never comes apart: 1, or 2 for pairs."""
-        return 1 if self.mode == "single" else 2
+        """Samples of a unit, which never comes apart: 1, 2 for pairs, those of a clip."""
+        return {"single": 1, "clip": self.clip_frames}.get(self.mode, 2)
 
     @property
     def units_per_batch(self) -> int:
@@ -90,6 +94,8 @@ class EpochPlan:
     """Sample ids, [batches, B] int64."""
     valid: NDArray[np.bool_] | Rows
     """False where an entry only pads, [batches, B] bool."""
+    clip_frames: int = 0
+    """Neighbouring entries that make a clip; 0 where there are none."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -115,29 +121,37 @@ def epoch_plan(index: Columns, spec: PlanSpec, epoch: int, *, lazy: bool | None 
 
     Returns:
         A plan with as many batches in every epoch. ``pair`` and ``rotate`` place units as
-        (real, fake) in columns 2i and 2i + 1.
+        (real, fake) in columns 2i and 2i + 1, ``clip`` as T neighbouring columns.
 
     Raises:
         ShardSetError: Nothing can be paired, or there are fewer units than a batch.
     """
-    units = units_of(index, spec.mode, spec.seed, epoch)
+    units = _units(index, spec, epoch)
     shape = batches_of(len(units), spec), spec.global_batch
     if lazy is None:
         lazy = len(units) >= LAZY_UNITS
     lanes = spec.lanes if lazy else 1
     order = Order(index.shard, units, spec.seed, epoch, spec.block_shards, lanes)
     if not lazy:
-        return _batched(units.samples(order.take(0, len(units))), spec)
-    entries = len(units) * spec.unit_size
+        numbers = order.take(0, len(units))
+        return _batched(units.samples(numbers), units.valid(numbers), spec)
     return EpochPlan(
         Rows(shape, partial(_ids_of_batch, order, units, spec)),
-        Rows(shape, partial(_valid_of_batch, entries, spec)),
+        Rows(shape, partial(_valid_of_batch, order, units, spec)),
+        spec.clip_frames,
     )
+
+
+def _units(index: Columns, spec: PlanSpec, epoch: int) -> Units:
+    if spec.mode == "clip":
+        return clips_of(index, spec.clip_frames, spec.seed, epoch)
+    return units_of(index, spec.mode, spec.seed, epoch)
 
 
 def batches_per_epoch(index: Columns, spec: PlanSpec) -> int:
     """Batches of any epoch's plan; raises as :func:`epoch_plan`."""
-    return batches_of(count_units(index, spec.mode), spec)
+    clips = spec.mode == "clip"
+    return batches_of(count_clips(index, spec.clip_frames) if clips else count_units(index, spec.mode), spec)
 
 
 def batches_of(units: int, spec: PlanSpec) -> int:
@@ -154,7 +168,7 @@ def batches_of(units: int, spec: PlanSpec) -> int:
         remedy = f"set --data.global_batch {samples} or smaller" if samples else "add data"
         raise ShardSetError(
             f"data.global_batch={spec.global_batch}: the training sets give only {units}"
-            f" {'samples' if spec.unit_size == 1 else 'pairs'} an epoch"
+            f" { {'single': 'samples', 'clip': 'clips'}.get(spec.mode, 'pairs') } an epoch"
             f" ({samples} samples, data.sampling={spec.mode}); {remedy}"
         )
     return full
@@ -165,6 +179,34 @@ def sequential_plan(n: int, batch: int) -> WholePlan:
     ids = np.arange(-(-n // batch) * batch, dtype=np.int64)
     valid = ids < n
     return WholePlan(np.where(valid, ids, 0).reshape(-1, batch), valid.reshape(-1, batch))
+
+
+def evaluation_plan(index: Columns, batch: int, clip_frames: int = 0) -> WholePlan:
+    """Every sample once: :func:`sequential_plan`, or with ``clip_frames`` clip by clip.
+
+    Args:
+        index: Columns of the data.
+        batch: Samples of a batch; of clips as many whole ones as it holds, at least one.
+        clip_frames: Samples of a clip; 0 for none.
+    """
+    if not clip_frames:
+        return sequential_plan(len(index.label), batch)
+    spec = PlanSpec(0, clip_batch(batch, clip_frames), "clip", tail="mask", clip_frames=clip_frames)
+    clips = clips_in_order(index, clip_frames)
+    numbers = np.arange(len(clips))
+    return _batched(clips.samples(numbers), clips.valid(numbers), spec)
+
+
+def evaluation_batches(index: Columns, batch: int, clip_frames: int = 0) -> int:
+    """Batches of :func:`evaluation_plan`."""
+    if not clip_frames:
+        return -(-len(index.label) // batch)
+    return -(-count_clips(index, clip_frames) * clip_frames // clip_batch(batch, clip_frames))
+
+
+def clip_batch(batch: int, clip_frames: int) -> int:
+    """Samples of as many whole clips as a batch holds, at least one."""
+    return max(1, batch // clip_frames) * clip_frames
 
 
 def rank_slice(plan_row: NDArray[Any], rank: int, world: int) -> NDArray[Any]:
@@ -184,43 +226,59 @@ def rank_slice(plan_row: NDArray[Any], rank: int, world: int) -> NDArray[Any]:
 
 def fingerprint(digest: str, spec: PlanSpec) -> str:
     """Identifies data and order: a resume on another fingerprint would train on other batches."""
-    record = {"version": PLAN_VERSION, "index": digest, **asdict(spec)}
+    fields = asdict(spec)
+    if spec.mode != "clip":
+        del fields["clip_frames"]  # as it was before there were clips: runs of then go on
+    record = {"version": PLAN_VERSION, "index": digest, **fields}
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def unpaired(index: Columns, mode: Mode) -> int:
     """Samples that no plan of this mode can hold: without an exact group, or without a counterpart."""
-    return 0 if mode == "single" else int((~pairable_samples(index)).sum())
+    return 0 if mode in ("single", "clip") else int((~pairable_samples(index)).sum())
 
 
-def _batched(units: Ids, spec: PlanSpec) -> WholePlan:
+def _batched(ids: Ids, valid: NDArray[np.bool_], spec: PlanSpec) -> WholePlan:
     """Cuts ordered units [U, k] into batches [batches, B]: full ones by lanes, then the padded tail."""
+    padding = ids[0, 0] if len(ids) else 0
+    return WholePlan(_cut(ids, padding, spec), _cut(valid, False, spec), spec.clip_frames)
+
+
+def _cut(units: NDArray[Any], padding: int | bool, spec: PlanSpec) -> NDArray[Any]:
     per, lanes = spec.units_per_batch, spec.lanes
     full, rest = divmod(len(units), per)
     body = units[: full * per].reshape(lanes, full, per // lanes, spec.unit_size)
-    ids = body.swapaxes(0, 1).reshape(full, spec.global_batch)
-    valid = np.ones_like(ids, bool)
+    found = body.swapaxes(0, 1).reshape(full, spec.global_batch)
     if rest and spec.tail == "mask":
         tail = units[full * per :].reshape(1, -1)
         pad = spec.global_batch - tail.shape[1]
-        ids = np.concatenate([ids, np.pad(tail, ((0, 0), (0, pad)), constant_values=units[0, 0])])
-        valid = np.concatenate([valid, np.arange(spec.global_batch)[None] < tail.shape[1]])
-    return WholePlan(np.ascontiguousarray(ids), valid)
+        found = np.concatenate([found, np.pad(tail, ((0, 0), (0, pad)), constant_values=padding)])
+    return np.ascontiguousarray(found)
 
 
 def _ids_of_batch(order: Order, units: Units, spec: PlanSpec, number: int) -> Ids:
     """A row of :func:`_batched`, [B]."""
-    per, piece = spec.units_per_batch, spec.units_per_batch // spec.lanes
-    full = len(units) // per
-    if number < full:
-        starts = (np.arange(spec.lanes) * full + number) * piece
-        taken = [order.take(low, low + piece) for low in starts.tolist()]
-        return units.samples(np.concatenate(taken)).reshape(-1)
-    tail = units.samples(order.take(full * per, len(units))).reshape(-1)
+    ids = units.samples(_units_of_batch(order, len(units), spec, number)).reshape(-1)
+    if len(ids) == spec.global_batch:
+        return ids
     first = units.samples(order.take(0, 1))[0, 0]
-    return np.pad(tail, (0, spec.global_batch - len(tail)), constant_values=first)
+    return np.pad(ids, (0, spec.global_batch - len(ids)), constant_values=first)
 
 
-def _valid_of_batch(entries: int, spec: PlanSpec, number: int) -> NDArray[np.bool_]:
-    """Whether the entries of a batch are among the ``entries`` of the epoch, [B]."""
-    return number * spec.global_batch + np.arange(spec.global_batch) < entries
+def _valid_of_batch(order: Order, units: Units, spec: PlanSpec, number: int) -> NDArray[np.bool_]:
+    """A row of :func:`_batched`, [B]."""
+    if spec.mode != "clip":  # known without the order
+        entries = len(units) * spec.unit_size
+        return number * spec.global_batch + np.arange(spec.global_batch) < entries
+    valid = units.valid(_units_of_batch(order, len(units), spec, number)).reshape(-1)
+    return np.pad(valid, (0, spec.global_batch - len(valid)))
+
+
+def _units_of_batch(order: Order, count: int, spec: PlanSpec, number: int) -> NDArray[Any]:
+    """Numbers of the units of a batch; fewer in the last."""
+    per, piece = spec.units_per_batch, spec.units_per_batch // spec.lanes
+    full = count // per
+    if number >= full:
+        return order.take(full * per, count)
+    starts = (np.arange(spec.lanes) * full + number) * piece
+    return np.concatenate([order.take(low, low + piece) for low in starts.tolist()])

@@ -42,6 +42,7 @@ def plan_spec(data: Data, seed: int) -> PlanSpec:
         mode=data.sampling,
         block_shards=data.block_shards,
         lanes=data.lanes,
+        clip_frames=data.clip_frames if data.sampling == "clip" else 0,
     )
 
 

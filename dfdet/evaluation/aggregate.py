@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 UndetectedAs = Literal["excluded", "half"]
 """Whether a video without scores is left out or has the score .5."""
 
+TEMPORAL = "temporal"
+"""The mean over a video's frames of their clips' scores, where the checkpoint has a temporal head."""
 _TOP = re.compile(r"top([1-9][0-9]*)")
 
 
@@ -51,19 +53,20 @@ class Units:
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
 
-def frames(scored: Scored, temperature: float | None = None) -> Units:
+def frames(scored: Scored, temperature: float | None = None, of: Literal["", "clip_"] = "") -> Units:
     """The frames of a set.
 
     Args:
         temperature: Scores are ``sigmoid(logit / temperature)``; None: the scores as they are.
+        of: ``clip_`` gives each frame the score of its clip.
     """
     video, videos = scored.codes("video")
     method, methods = scored.codes("method")
     cluster, clusters = scored.codes("cluster")
     if temperature is None:
-        score = scored.column("score").astype(np.float64)
+        score = scored.column(f"{of}score").astype(np.float64)
     else:
-        score = sigmoid(scored.column("logit").astype(np.float64) / temperature)
+        score = sigmoid(scored.column(f"{of}logit").astype(np.float64) / temperature)
     label = scored.column("label").astype(np.int8)
     return Units(label, score, video, method, cluster, videos, methods, clusters)
 
@@ -77,17 +80,19 @@ def videos(
     """The videos of a set: one of dataset, method and name is one video.
 
     Args:
-        how: Score of a video from its frames: ``mean``, ``median``, ``max``, or ``topK`` (``top3``), the
-            mean of the K highest.
+        how: Score of a video from its frames: ``mean``, ``median``, ``max``, ``topK`` (``top3``), the mean
+            of the K highest, or ``temporal``, the mean of their clips' scores.
         undetected: Whether videos without scores are left out or have .5.
         temperature: As for :func:`frames`.
 
     Raises:
-        ConfigError: ``how`` is none of these.
+        ConfigError: ``how`` is none of these, or ``temporal`` and there are no scores of clips.
         DfdetError: A video has real and fake frames.
     """
     score_of = aggregator(how)
-    units = frames(scored, temperature)
+    if how == TEMPORAL and not scored.has_clips:
+        raise without_clips(f"the scores of {scored.name}")
+    units = frames(scored, temperature, "clip_" if how == TEMPORAL else "")
     codes, label, _ = video_scores(units.video, units.label, units.score)
     rows, number = np.unique(units.video, return_index=True, return_inverse=True)[1:]
     found = replace(
@@ -100,14 +105,24 @@ def aggregator(how: str) -> Callable[[NDArray[Any], Floats, int], Floats]:
     """The function of video numbers ``[n]``, frame scores ``[n]`` and count of videos for a name.
 
     Raises:
-        ConfigError: The name is none of ``mean``, ``median``, ``max`` and ``topK``.
+        ConfigError: The name is none of ``mean``, ``median``, ``max``, ``topK`` and ``temporal``.
     """
-    if how in (named := {"mean": _mean, "median": _median, "max": _max}):
+    if how in (named := {"mean": _mean, "median": _median, "max": _max, TEMPORAL: _mean}):
         return named[how]
     if match := _TOP.fullmatch(how):
         most = int(match[1])
         return lambda video, score, count: _top(video, score, count, most)
-    raise ConfigError(f"aggregate={how}: no way to score a video; give mean, median, max, or topK as top3")
+    raise ConfigError(
+        f"aggregate={how}: no way to score a video; give mean, median, max, or topK as top3, or temporal"
+    )
+
+
+def without_clips(what: str) -> ConfigError:
+    """The refusal of ``temporal`` where there is no temporal head."""
+    return ConfigError(
+        f"aggregate={TEMPORAL}: {what}: without a temporal head (model.temporal), so no clip has a score;"
+        " give mean, median, max, or topK as top3"
+    )
 
 
 def sigmoid(values: Floats) -> Floats:

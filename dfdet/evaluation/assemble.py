@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfdet.data.index import Index
+from dfdet.data.plan import evaluation_plan
 from dfdet.errors import TrainingError
 from dfdet.evaluation.request import Request, key
 from dfdet.evaluation.scored import Scored
@@ -66,7 +67,9 @@ def _joined(
     for places, parts in groups.items():
         done = [part_of(part) for part in sorted(parts, key=lambda part: part.low)]
         scores = np.concatenate([each.scores for each in done])
-        ids = np.flatnonzero(np.concatenate([each.valid for each in done]))
+        plan = evaluation_plan(index, request.options.batch, parts[0].look.clip_frames)
+        valid = np.concatenate([each.valid for each in done])
+        ids = plan.ids[plan.valid][valid]
         skipped[set_key] = len(index) - len(ids)
         if skipped[set_key] > request.options.max_damaged:
             raise TrainingError(
@@ -77,9 +80,5 @@ def _joined(
         for column, place in enumerate(places):
             model = request.models[place]
             for row, how in enumerate(names):
-                values = scores[ids, row, column]
-                yield (
-                    model.label,
-                    how,
-                    Scored.of(name, index, ids, values[:, 0], values[:, 1], checkpoint=model.fingerprint),
-                )
+                values = scores[valid, row, column].T
+                yield model.label, how, Scored.of(name, index, ids, *values, checkpoint=model.fingerprint)

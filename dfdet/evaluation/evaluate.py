@@ -15,7 +15,7 @@ from dfdet.config import Config
 from dfdet.context import Context
 from dfdet.data.index import Index
 from dfdet.data.loader import Loader
-from dfdet.data.plan import sequential_plan
+from dfdet.data.plan import clip_batch, evaluation_plan
 from dfdet.evaluation import metrics
 from dfdet.model.detector import Detector
 from dfdet.training.gather import all_gather_rows
@@ -34,6 +34,8 @@ class Scores:
     """Fake probabilities ``[n]`` (0 to 1)."""
     logits: NDArray[np.float32]
     """Fake minus real logit ``[n]``."""
+    clip_scores: NDArray[np.float32] | None = None
+    """Fake probability of each sample's clip ``[n]``; None without a temporal head."""
 
     @property
     def labels(self) -> NDArray[np.int8]:
@@ -41,17 +43,41 @@ class Scores:
         return self.index.label[self.ids]
 
     def metrics(self, split: str, name: str, threshold: float | None = None) -> dict[str, float | None]:
-        """Frame- and video-level metrics of the set, by their full names."""
+        """Frame- and video-level metrics of the set, by their full names.
+
+        Where clips have scores, video-level metrics of those are there too, as ``..._temporal``; without
+        what needs a threshold, which is that of frames.
+        """
+        found = self._metrics(self.scores, split, name, threshold)
+        if self.clip_scores is None:
+            return found
+        prefix = f"{split}/{name}/video/"
+        of_clips = self._metrics(self.clip_scores, split, name, None)
+        return found | {temporal(k): v for k, v in of_clips.items() if k.startswith(prefix)}
+
+    def _metrics(
+        self, scores: NDArray[np.float32], split: str, name: str, threshold: float | None
+    ) -> dict[str, float | None]:
         return metrics.compute(
             split,
             name,
             self.labels,
-            self.scores,
+            scores,
             self.index.video[self.ids],
             self.index.method[self.ids],
             self.index.methods,
             threshold,
         )
+
+
+def temporal(name: str) -> str:
+    """The name of a video-level metric where the score of a video is the mean of its clips' scores.
+
+    ``val/v/video/auroc`` gives ``val/v/video/auroc_temporal``, and ``.../auroc/DF`` (of a method)
+    ``.../auroc_temporal/DF``.
+    """
+    split, set_name, level, metric, *method = name.split("/")
+    return "/".join([split, set_name, level, f"{metric}_temporal", *method])
 
 
 def score_index(
@@ -108,21 +134,43 @@ def score_set(
         batch: Samples of one rank's batch.
     """
     world = context.world_size
-    size = min(batch * world, -(-len(index) // world) * world)
-    plan = sequential_plan(len(index), size)
+    frames = detector.temporal.frames if detector.temporal is not None else 0
+    size = min(batch, -(-len(index) // world))
+    if frames:
+        size = clip_batch(size, frames)
+    plan = evaluation_plan(index, size * world, frames)
     rows: list[Tensor] = []
     for part in loader.batches(plan, epoch=0, rank=context.rank, world=world):
-        images = detector.to_input(part.images.to(context.device), part.sizes)
-        scored = probabilities(detector.head(features_of(images)))
-        rows.append(torch.cat([scored, part.valid.to(context.device).float()[:, None]], dim=1))
-    local = torch.stack(rows)  # [batches, b, 3]
-    whole = all_gather_rows(local[None])  # [world, batches, b, 3]
-    flat = whole.transpose(0, 1).reshape(-1, 3).cpu().numpy()  # in the order of the plan
-    keep = flat[:, 2] > 0
+        images = detector.to_input(part.images.to(context.device, non_blocking=True), part.sizes)
+        valid = part.valid.to(context.device, non_blocking=True)
+        scored = frame_and_clip(detector, features_of(images), part.times, valid)
+        rows.append(torch.cat([valid.float()[:, None], scored], dim=1))
+    local = torch.stack(rows)  # [batches, b, columns]
+    whole = all_gather_rows(local[None])  # [world, batches, b, columns]
+    flat = whole.transpose(0, 1).flatten(0, 2).cpu().numpy()  # in the order of the plan
+    keep = flat[:, 0] > 0
     ids = plan.ids.reshape(-1)[keep]
     if missing := len(index) - len(ids):
         logger.warning("%d of %d samples could not be read and are not scored", missing, len(index))
-    return Scores(index, ids, flat[keep, 0], flat[keep, 1])
+    order = np.argsort(ids)
+    found = flat[keep][order]
+    return Scores(index, ids[order], found[:, 1], found[:, 2], found[:, 3] if frames else None)
+
+
+def frame_and_clip(detector: Detector, features: Tensor, times: Tensor | None, valid: Tensor) -> Tensor:
+    """:func:`probabilities` of frames, ``[b, 2]``; with a temporal head those of their clips too, ``[b, 4]``.
+
+    Args:
+        features: ``[b, D]``; with a temporal head of whole clips.
+        times: ``[b]``, when each lies in its video.
+        valid: ``[b]`` bool; what stands in other rows means nothing.
+    """
+    frames = probabilities(detector.head(features))
+    if detector.temporal is None:
+        return frames
+    assert times is not None
+    clips = detector.temporal.of_frames(features, times.to(features.device), valid)
+    return torch.cat([frames, probabilities(detector.head(clips))], dim=1)
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -77,7 +77,8 @@ class Folder:
             )
 
     def _place(self, part: Slice) -> Path:
-        return self.path / PARTS / f"{part.set_key}-{part.crop_scale:g}-{part.low:08d}.npz"
+        clips = f"-{part.look.clip_frames}" if part.look.clip_frames else ""
+        return self.path / PARTS / f"{part.set_key}-{part.look.crop_scale:g}{clips}-{part.low:08d}.npz"
 
     def keep(self, part: Slice, scores: Part) -> None:
         """Writes a slice's scores, whole or not at all."""

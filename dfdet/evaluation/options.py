@@ -27,7 +27,8 @@ class Options(Section):
     out: str | None = None
     """Folder of the result; one given again goes on. None: evaluations/<UTC time>."""
     aggregate: str = "mean"
-    """Score of a video from those of its frames: mean, median, max, or topK as top3."""
+    """Score of a video from those of its frames: mean, median, max, or topK as top3; temporal: the mean
+    of its clips' scores, where the checkpoint has a temporal head."""
     robustness: tuple[str, ...] = ()
     """Corruptions to score under: all, a kind as jpeg, or one as jpeg-40."""
     crop_scale: float | None = Field(None, ge=1.0, le=4.0)

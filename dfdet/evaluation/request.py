@@ -14,10 +14,12 @@ from dfdet.checkpoints.opened import Opened, open_checkpoint
 from dfdet.config import named_sets
 from dfdet.data.crops import check_crop_scale
 from dfdet.data.index import Index, make_cache, open_sets
+from dfdet.data.plan import evaluation_batches
 from dfdet.errors import ShardSetError
+from dfdet.evaluation.aggregate import TEMPORAL, without_clips
 from dfdet.evaluation.corruptions.grid import GRID, Corruption, parse
 from dfdet.evaluation.options import Options
-from dfdet.evaluation.scorer import Slice, Work, slices
+from dfdet.evaluation.scorer import Look, Slice, Work, slices
 from dfdet.evaluation.threshold import Threshold
 from dfdet.schema import CropRecipe
 
@@ -47,6 +49,13 @@ class Model:
     """The one that it came with."""
     config: dict[str, Any]
     """Of its run (JSON)."""
+    clip_frames: int = 0
+    """Frames of the clips that it scores too; 0 without a temporal head."""
+
+    @property
+    def look(self) -> Look:
+        """How it looks at sets."""
+        return Look(self.crop_scale, self.clip_frames)
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ def open_request(options: Options) -> Request:
     """Opens checkpoints and sets of an evaluation; paths must be absolute.
 
     Raises:
-        ConfigError: An unknown corruption, or a crop scale that a set does not hold.
+        ConfigError: An unknown corruption, a crop scale that a set does not hold, or scores of clips from a
+            checkpoint that has none.
         WeightsError: A checkpoint that cannot be opened.
         ShardSetError: A set that cannot be opened, or whose faces were cut in another way.
         StorageError: A remote set cannot be fetched.
@@ -95,15 +105,21 @@ def open_request(options: Options) -> Request:
         for label, source in zip(labels, options.checkpoint, strict=True)
     )
     for model in models:
+        if options.aggregate == TEMPORAL and not model.clip_frames:
+            raise without_clips(model.source)
         for name, index in {**val, **tests}.items():
             _check(model, name, index, options)
-    sizes = {key("val", name): len(index) for name, index in val.items()}
-    sizes |= {key("test", name): len(index) for name, index in tests.items()}
+    opened = {key("val", name): index for name, index in val.items()}
+    opened |= {key("test", name): index for name, index in tests.items()}
     paths = {key("val", name): path for name, path in named_sets(options.val).items()}
     paths |= {key("test", name): path for name, path in named_sets(options.test).items()}
     corrupted = [key("test", name) for name in tests] if corruptions else []
-    scales = [model.crop_scale for model in models]
-    parts = slices(sizes, scales, options.batch, BATCHES, corrupted)
+    looks = [model.look for model in models]
+    sizes = {
+        name: {t: evaluation_batches(index, options.batch, t) for t in {look.clip_frames for look in looks}}
+        for name, index in opened.items()
+    }
+    parts = slices(sizes, looks, BATCHES, corrupted)
     return Request(options, models, tests, val, Work(options, paths, corruptions), tuple(parts))
 
 
@@ -141,6 +157,7 @@ def _described(label: str, opened: Opened, options: Options) -> Model:
         options.crop_scale or opened.config.data.crop_scale,
         opened.threshold,
         opened.config.model_dump(mode="json"),
+        opened.detector.temporal.frames if opened.detector.temporal is not None else 0,
     )
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from dfdet.data.index import Index
+from dfdet.data.index import Index, failure_clusters
 from dfdet.errors import DfdetError, InputError
 from dfdet.evaluation.metrics import checked
 from dfdet.runs.atomic import write_bytes_atomic
@@ -39,6 +39,8 @@ SCHEMA = pa.schema(
         ("logit", pa.float32()),
     ]
 )
+CLIP_SCHEMA = pa.schema([*SCHEMA, ("clip_score", pa.float32()), ("clip_logit", pa.float32())])
+"""Where the checkpoint has a temporal head: of each frame's clip too."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,22 @@ class Scored:
     checkpoint: str
     """Fingerprint of the model."""
     frames: pa.Table
-    """A row a frame, by ``SCHEMA``: ``score`` is the fake probability, ``logit`` fake minus real."""
+    """A row a frame, by ``SCHEMA`` or ``CLIP_SCHEMA``: ``score`` is the fake probability, ``logit`` fake
+    minus real."""
     undetected: tuple[Undetected, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises DfdetError for scores or logits that are not finite, or labels other than 0 and 1."""
-        table = self.frames.cast(SCHEMA).unify_dictionaries().combine_chunks().replace_schema_metadata(None)
+        schema = CLIP_SCHEMA if self.has_clips else SCHEMA
+        table = self.frames.cast(schema).unify_dictionaries().combine_chunks().replace_schema_metadata(None)
         object.__setattr__(self, "frames", table)
-        for column in ("score", "logit"):
+        for column in ("score", "logit", *(("clip_score", "clip_logit") if self.has_clips else ())):
             checked(self.column("label"), self.column(column))
+
+    @property
+    def has_clips(self) -> bool:
+        """Whether there are scores of clips."""
+        return "clip_score" in self.frames.column_names
 
     @classmethod
     def of(
@@ -85,6 +94,8 @@ class Scored:
         ids: ArrayLike,
         scores: ArrayLike,
         logits: ArrayLike,
+        clip_scores: ArrayLike | None = None,
+        clip_logits: ArrayLike | None = None,
         *,
         checkpoint: str,
     ) -> Scored:
@@ -95,6 +106,8 @@ class Scored:
             ids: Samples scored, each once and in any order ``[n]``.
             scores: Fake probabilities ``[n]`` (0 to 1).
             logits: Fake minus real logits ``[n]``.
+            clip_scores: Fake probabilities of each sample's clip ``[n]``, where there are any.
+            clip_logits: Their fake minus real logits ``[n]``.
             checkpoint: Fingerprint of the model.
 
         Raises:
@@ -105,6 +118,7 @@ class Scored:
         rows = rows[order]
         if repeats := int(np.sum(np.diff(rows) == 0)):
             raise DfdetError(f"{name}: {repeats} samples are scored twice; a sample is to count once")
+        numbers = {"score": scores, "logit": logits, "clip_score": clip_scores, "clip_logit": clip_logits}
         table = pa.table(
             {
                 "key": pa.array(index.keys(rows), pa.string()),
@@ -113,9 +127,8 @@ class Scored:
                 "label": index.label[rows],
                 "cluster": _text(index.cluster[rows], index.clusters),
                 "frame": index.frame[rows],
-                "score": np.asarray(scores, np.float32)[order],
-                "logit": np.asarray(logits, np.float32)[order],
             }
+            | {k: np.asarray(v, np.float32)[order] for k, v in numbers.items() if v is not None}
         )
         missing = (*_unread(index, rows), *_without_face(index))
         return cls(name, index.digest, checkpoint, table, missing)
@@ -223,16 +236,16 @@ def _unread(index: Index, rows: NDArray[np.int64]) -> tuple[Undetected, ...]:
 
 
 def _without_face(index: Index) -> tuple[Undetected, ...]:
-    """The index's failures; of their clusters nothing is known, so each is its own."""
+    """The index's failures, in the clusters of the scored videos of their persons or groups."""
     failed = (
         Undetected(
             failure.video,
             failure.label,
             decode_part(failure.video.split("/")[1]),
-            f"video/{failure.video}",
+            cluster,
             failure.reason,
         )
-        for failure in index.failures
+        for failure, cluster in zip(index.failures, failure_clusters(index.failures), strict=True)
     )
     return _each_once(failed, set(index.videos))
 

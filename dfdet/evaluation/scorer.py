@@ -6,7 +6,7 @@ scores them: scores do not depend on the number of workers, nor on what was done
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ from torch import Tensor
 from dfdet.checkpoints.opened import Opened, open_checkpoint
 from dfdet.data.index import Index, make_cache, open_sets
 from dfdet.data.loader import Batch, Loader
-from dfdet.data.plan import WholePlan, sequential_plan
+from dfdet.data.plan import WholePlan, evaluation_plan
 from dfdet.data.prepare import pillow_resize
 from dfdet.evaluation.corruptions.corrupt import check_changes, corrupt
 from dfdet.evaluation.corruptions.grid import Corruption
-from dfdet.evaluation.evaluate import probabilities
+from dfdet.evaluation.evaluate import frame_and_clip
 from dfdet.evaluation.options import Options
 from dfdet.model.preprocess import Preprocess
 
@@ -38,12 +38,22 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Look:
+    """How a checkpoint looks at a set."""
+
+    crop_scale: float
+    """Margin of the crops."""
+    clip_frames: int = 0
+    """Frames of the clips that it scores too; 0 for none."""
+
+
+@dataclass(frozen=True)
 class Slice:
-    """Some batches of a set, for the checkpoints that cut its crops alike."""
+    """Some batches of a set, for the checkpoints that look at it alike."""
 
     set_key: str
     """As in ``Work.sets``."""
-    crop_scale: float
+    look: Look
     checkpoints: tuple[int, ...]
     """Places in ``Options.checkpoint``."""
     low: int
@@ -56,38 +66,34 @@ class Slice:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Scores of a slice; ``n`` rows are its samples in order, those that only pad left out."""
+    """Scores of a slice; ``n`` rows are its samples in the order of the plan, without those that only pad."""
 
     scores: NDArray[np.float32]
-    """Fake probability, and fake minus real logit ``[n, 1 + corruptions, checkpoints, 2]``."""
+    """Fake probability, and fake minus real logit ``[n, 1 + corruptions, checkpoints, 2]``; of temporal
+    checkpoints those of a sample's clip follow ``[..., 4]``."""
     valid: NDArray[np.bool_]
     """False where a sample could not be read ``[n]``."""
 
 
 def slices(
-    sets: dict[str, int],
-    scales: Sequence[float],
-    batch: int,
-    batches: int,
-    corrupted: Sequence[str],
+    sets: Mapping[str, Mapping[int, int]], looks: Sequence[Look], batches: int, corrupted: Sequence[str]
 ) -> list[Slice]:
     """All slices of an evaluation.
 
     Args:
-        sets: Samples of each set.
-        scales: Crop scale of each checkpoint.
-        batch: Samples of a batch.
+        sets: Batches of each set, by the frames of a clip.
+        looks: How each checkpoint looks at them.
         batches: Batches of a slice at most.
         corrupted: Sets that are scored under the corruptions too.
     """
-    groups = {
-        scale: tuple(np.flatnonzero(np.equal(scales, scale)).tolist()) for scale in dict.fromkeys(scales)
-    }
+    groups: dict[Look, list[int]] = {}
+    for place, look in enumerate(looks):
+        groups.setdefault(look, []).append(place)
     return [
-        Slice(name, scale, places, low, min(low + batches, -(-n // batch)), name in corrupted)
-        for name, n in sets.items()
-        for scale, places in groups.items()
-        for low in range(0, -(-n // batch), batches)
+        Slice(name, look, tuple(places), low, min(low + batches, counts[look.clip_frames]), name in corrupted)
+        for name, counts in sets.items()
+        for look, places in groups.items()
+        for low in range(0, counts[look.clip_frames], batches)
     ]
 
 
@@ -112,6 +118,7 @@ class Scorer:
         ]
         self._indexes: dict[str, Index] = {}
         self._loaders: dict[tuple[str, float], Loader] = {}
+        self._plans: dict[tuple[str, int], WholePlan] = {}
         self._pool = ThreadPoolExecutor(threads)
 
     def score(self, part: Slice) -> Part:
@@ -121,9 +128,10 @@ class Scorer:
             DamagedSampleError: A sample is damaged and ``on_damage`` is ``raise``.
             DfdetError: A corruption that changes nothing, or scores that are not finite.
         """
-        index, loader = self._open(part.set_key, part.crop_scale)
-        whole = sequential_plan(len(index), self.work.options.batch)
-        plan = WholePlan(whole.ids[part.low : part.high], whole.valid[part.low : part.high])
+        index, loader = self._open(part.set_key, part.look.crop_scale)
+        whole = self._plan(part.set_key, index, part.look.clip_frames)
+        rows_of = slice(part.low, part.high)
+        plan = WholePlan(whole.ids[rows_of], whole.valid[rows_of], whole.clip_frames)
         models = [self.models[place] for place in part.checkpoints]
         corruptions = self.work.corruptions if part.corrupted else ()
         rows = []
@@ -131,8 +139,14 @@ class Scorer:
             first = part.low == 0 and number == 0
             rows.append((self._batch(models, corruptions, batch, check=first), batch.valid.numpy()))
         real = plan.valid.reshape(-1)  # not padding
-        scores, valid = (np.concatenate(columns) for columns in zip(*rows, strict=True))
-        return Part(scores[real], valid[real])
+        scores, valid = zip(*rows, strict=True)
+        return Part(torch.cat(scores).cpu().numpy()[real], np.concatenate(valid)[real])
+
+    def _plan(self, name: str, index: Index, clip_frames: int) -> WholePlan:
+        if (name, clip_frames) not in self._plans:
+            plan = evaluation_plan(index, self.work.options.batch, clip_frames)
+            self._plans[name, clip_frames] = plan
+        return self._plans[name, clip_frames]
 
     def _open(self, name: str, scale: float) -> tuple[Index, Loader]:
         options = self.work.options
@@ -156,31 +170,38 @@ class Scorer:
     @torch.no_grad()
     def _batch(
         self, models: Sequence[Opened], corruptions: Sequence[Corruption], batch: Batch, *, check: bool
-    ) -> NDArray[np.float32]:
-        """Scores ``[b, 1 + corruptions, checkpoints, 2]``; perhaps checks that corruptions do something."""
-        before = batch.images.to(self.device), batch.sizes
-        plain = self._scores(models, *before)
+    ) -> Tensor:
+        """Scores ``[b, 1 + corruptions, checkpoints, 2 or 4]``; perhaps checks what corruptions do.
+
+        On an accelerator nothing waits for it but the check: the next batch is decoded, and the next JPEG
+        compressed, while it computes.
+        """
+        before = batch.images.to(self.device, non_blocking=True), batch.sizes
+        plain = self._scores(models, *before, batch)
         rows = [plain]
         seed, threads = self.work.options.seed, self.threads
         for corruption in corruptions:
             if corruption.clean:
                 rows.append(plain)
                 continue
-            after = corrupt(*before, corruption, batch.ids, seed, threads)
+            source = batch.images if corruption.kind == "jpeg" else before[0]  # JPEG is for the CPU
+            changed, sizes = corrupt(source, batch.sizes, corruption, batch.ids, seed, threads)
+            after = changed.to(self.device, non_blocking=True), sizes
             if check:
                 check_changes(before, after, corruption)
-            rows.append(self._scores(models, *after))
-        return torch.stack(rows, dim=1).cpu().numpy()
+            rows.append(self._scores(models, *after, batch))
+        return torch.stack(rows, dim=1)
 
-    def _scores(self, models: Sequence[Opened], images: Tensor, sizes: Tensor) -> Tensor:
-        """``[b, checkpoints, 2]``."""
-        return torch.stack([self._score(model, images, sizes) for model in models], dim=1)
+    def _scores(self, models: Sequence[Opened], images: Tensor, sizes: Tensor, batch: Batch) -> Tensor:
+        """``[b, checkpoints, 2 or 4]``."""
+        return torch.stack([self._score(model, images, sizes, batch) for model in models], dim=1)
 
-    def _score(self, model: Opened, images: Tensor, sizes: Tensor) -> Tensor:
+    def _score(self, model: Opened, images: Tensor, sizes: Tensor, batch: Batch) -> Tensor:
         detector = model.detector
         if model.config.data.resize == "pillow":
             images, sizes = self._by_pillow(images, sizes, detector.preprocess)
-        return probabilities(detector.head(detector(detector.to_input(images, sizes))))
+        features = detector(detector.to_input(images, sizes))
+        return frame_and_clip(detector, features, batch.times, batch.valid.to(self.device, non_blocking=True))
 
     def _by_pillow(self, images: Tensor, sizes: Tensor, preprocess: Preprocess) -> tuple[Tensor, Tensor]:
         """All crops at the model's input size, by Pillow."""

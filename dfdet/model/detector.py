@@ -17,23 +17,24 @@ from dfdet.errors import ConfigError
 from dfdet.model.backbone import Preprocess, build_tower
 from dfdet.model.compiled import compile_blocks
 from dfdet.model.heads import build_head
+from dfdet.model.temporal import TemporalHead, build_temporal
 from dfdet.model.tuning import IN_PROJ, LoraLinear, TuningReport, apply_tuning, reads_weights
 from dfdet.model.weights import require_fit
 
 Precision = Literal["bf16", "fp32"]
 FAKE = 1
-PARTS = ("tower.", "head.")
+PARTS = ("tower.", "head.", "temporal.")
 
 AUTOCAST_MODULES = frozenset({nn.Linear, LoraLinear, nn.Conv2d, NonDynamicallyQuantizableLinear})
 """Modules whose weight autocast rounds to bfloat16 at every use: storing it so changes no bit."""
 
 
 class Detector(nn.Module):
-    """A tower and a head on its features.
+    """A tower and a head on its features, those of frames and, with a temporal head, those of clips.
 
     Parameters train in float32. With ``precision`` bf16 the tower's matrix products are in bfloat16
     (autocast), norms and the residual stream in float32, features always leave in float32, and the
-    head is float32 throughout.
+    heads are float32 throughout.
     """
 
     def __init__(
@@ -43,10 +44,12 @@ class Detector(nn.Module):
         preprocess: Preprocess,
         precision: Precision,
         tuning: TuningReport,
+        temporal: TemporalHead | None = None,
     ) -> None:
         super().__init__()
         self.tower = tower
         self.head = head
+        self.temporal = temporal
         self.preprocess = preprocess
         self.precision = precision
         self.tuning = tuning
@@ -73,7 +76,7 @@ class Detector(nn.Module):
         return self
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """What trains, by name: ``tower...`` and ``head...``."""
+        """What trains, by name: ``tower...``, ``head...`` and ``temporal...``."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def frozen(self) -> dict[str, Tensor]:
@@ -107,7 +110,7 @@ def _copy(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: 
 
 
 def build_detector(config: Config, *, device: torch.device | str = "cpu") -> Detector:
-    """The detector of a config, deterministic in ``run.seed``: tower, tuning, head, precision, device.
+    """The detector of a config, deterministic in ``run.seed``: tower, tuning, heads, precision, device.
 
     Raises:
         ConfigError: Unknown backbone or tag, a selector that matches nothing, or a tower that cannot
@@ -119,13 +122,15 @@ def build_detector(config: Config, *, device: torch.device | str = "cpu") -> Det
     dim = tower.output_dim
     assert isinstance(dim, int)
     head = build_head(config.model, dim, seed=config.run.seed)
+    frames = config.data.clip_frames
+    temporal = build_temporal(dim, frames, seed=config.run.seed) if config.model.temporal else None
     if config.engine.gradient_checkpointing:
         checkpoint_gradients(tower)
     if config.engine.precision == "bf16":
         store_frozen_in_bf16(tower)
     if config.engine.compile:
         compile_blocks(tower)
-    detector = Detector(tower, head, preprocess, config.engine.precision, tuning)
+    detector = Detector(tower, head, preprocess, config.engine.precision, tuning, temporal)
     return detector.to(device).train()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dfdet.checkpoints.opened import Opened
+from dfdet.data.clips import Times, clips_in_order
 from dfdet.data.crops import crop_side
 from dfdet.data.decode import Pixels, cut_middle
 from dfdet.data.prepare import pillow_resize
 from dfdet.errors import DfdetError
+from dfdet.evaluation.aggregate import TEMPORAL
 from dfdet.evaluation.evaluate import probabilities
+from dfdet.model.temporal import TemporalHead
 from dfdet.prediction.evidence import evidence
 
 MAX_SIDE = 1024
@@ -32,6 +35,25 @@ class FaceScores:
     """Fake probabilities ``[n]`` (0 to 1), before any temperature."""
     logits: NDArray[np.float32]
     """Fake minus real logit ``[n]``."""
+    of_clips: FaceScores | None = None
+    """Of each face's clip, where the model has a temporal head and was told who is who."""
+
+    def for_aggregate(self, how: str) -> FaceScores:
+        """What ``how`` makes one score of: faces, or for ``temporal`` their clips."""
+        if how != TEMPORAL:
+            return self
+        assert self.of_clips is not None  # refused before a file is opened
+        return self.of_clips
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Who is on each of n crops, and when: what clips are made of."""
+
+    video: NDArray[np.int64]
+    """Person ``[n]``, from 0."""
+    frame: NDArray[np.int64]
+    """Place of the frame in the video ``[n]``."""
 
 
 class Scorer:
@@ -50,22 +72,43 @@ class Scorer:
         self.stored_scale = float("nan") if stored_scale is None else stored_scale
         self.device = next(opened.detector.parameters()).device
 
-    def __call__(self, crops: Sequence[Pixels]) -> FaceScores:
+    @torch.no_grad()
+    def __call__(self, crops: Sequence[Pixels], seen: Seen | None = None) -> FaceScores:
         """Scores of crops, uint8 RGB [s, s, 3] of any sides.
+
+        Args:
+            crops: Of faces.
+            seen: Who is on them, for scores of clips.
 
         Raises:
             DfdetError: A score is not finite.
         """
-        margins, scores = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
-        with torch.no_grad():
-            for images in self._inputs(crops):
-                found = probabilities(self.opened.detector.head(self.opened.detector(images), None))
-                scores.append(found[:, 0].cpu().numpy())
-                margins.append(found[:, 1].cpu().numpy())
-        faces = FaceScores(np.concatenate(scores), np.concatenate(margins))
-        if not np.isfinite(faces.logits).all():
-            raise DfdetError(f"--checkpoint {self.opened.source}: its scores are NaN or infinite")
+        detector = self.opened.detector
+        if not len(crops):
+            return FaceScores(np.zeros(0, np.float32), np.zeros(0, np.float32))
+        features = torch.cat([detector(images) for images in self._inputs(crops)])
+        faces = self._scores(features)
+        if seen is not None and detector.temporal is not None:
+            clips = self._clip_features(detector.temporal, features, seen)
+            faces = replace(faces, of_clips=self._scores(clips))
         return faces
+
+    def _scores(self, features: Tensor) -> FaceScores:
+        found = probabilities(self.opened.detector.head(features, None)).cpu().numpy()
+        if not np.isfinite(found).all():
+            raise DfdetError(f"--checkpoint {self.opened.source}: its scores are NaN or infinite")
+        return FaceScores(found[:, 0], found[:, 1])
+
+    def _clip_features(self, temporal: TemporalHead, features: Tensor, seen: Seen) -> Tensor:
+        """Each face's clip ``[n, D]``: those that an evaluation makes of these frames."""
+        clips = clips_in_order(seen, temporal.frames)
+        numbers = np.arange(len(clips))
+        ids, valid = clips.samples(numbers).reshape(-1), clips.valid(numbers).reshape(-1)
+        columns = (ids, valid, Times(seen)(ids))
+        rows, kept, times = (torch.from_numpy(column).to(self.device) for column in columns)
+        pooled = torch.empty_like(features)
+        pooled[rows[kept]] = temporal.of_frames(features[rows], times, kept)[kept]
+        return pooled
 
     def evidence(self, crops: Sequence[Pixels]) -> NDArray[np.float32]:
         """Heat maps [n, h, w] of crops, over what :meth:`cut` leaves of them."""

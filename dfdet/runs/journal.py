@@ -74,7 +74,7 @@ def say_step(record: dict[str, Any]) -> None:
 
 def say_epoch(epoch: int, epochs: int, found: dict[str, float | None], *, best: bool) -> None:
     """Logs an epoch's validation in a line."""
-    shown = ("video/auroc", "video/ap")
+    shown = ("video/auroc", "video/ap", "video/ap_temporal")
     brief = "  ".join(f"{k} {v:.4f}" for k, v in found.items() if k.endswith(shown) and v is not None)
     logger.info("epoch %d/%d  %s%s", epoch, epochs, brief, "  (best)" * best)
 

@@ -23,10 +23,11 @@ from dfdet.model import compiled
 from dfdet.model.detector import Detector
 from dfdet.training import determinism
 from dfdet.training.clock import StepClock
+from dfdet.training.gather import Rows
 from dfdet.training.losses import DetectionLoss, Terms
 from dfdet.training.optimizer import GuardedAdamW
 from dfdet.training.schedule import Layout, deepspeed_config
-from dfdet.training.step_loss import Key, Micro, Passes, StepLoss, micro_batches
+from dfdet.training.step_loss import Key, Micro, Passes, StepLoss, micro_batches, terms_of
 
 Tensors = dict[str, Tensor]
 SLOTS = ("exp_avg", "exp_avg_sq")
@@ -70,7 +71,7 @@ class TrainEngine:
         )
         # at stage 0 the step calls for the reduction itself, where there is something to reduce
         self.engine.enable_backward_allreduce = self.stage > 0
-        self.passes = Passes(self._features, self._cached, self._backward, detector.head)
+        self.passes = Passes(self._features, self._cached, self._backward, detector.head, detector.temporal)
         self.optimizer.prepare_state(self._stepped())
         if link := getattr(self._wrapped, "_lazy_init_hp_params_optimizer_state", None):
             link()
@@ -169,8 +170,10 @@ class TrainEngine:
 
 
 def param_groups(detector: Detector, head_factor: float = 1.0) -> list[dict[str, Any]]:
-    """Every trainable parameter in exactly one group: tower, head."""
+    """Every trainable parameter in exactly one group: tower, heads."""
     head = list(detector.head.parameters())
+    if detector.temporal is not None:
+        head += detector.temporal.parameters()
     tower = [p for p in detector.tower.parameters() if p.requires_grad]
     groups = [{"params": tower, "lr_factor": 1.0}, {"params": head, "lr_factor": head_factor}]
     return [group for group in groups if group["params"]]
@@ -189,6 +192,7 @@ def dry_batch(detector: Detector, config: Config, layout: Layout, pixels: int, d
         torch.full((layout.micro,), pixels),
         torch.arange(layout.micro, device=device) % 2,
         torch.ones(layout.micro, dtype=torch.bool, device=device),
+        torch.zeros(layout.micro, device=device),
     )
     with determinism.explained():
         with compiled.or_eager(detector.tower) as failed:
@@ -200,7 +204,8 @@ def dry_batch(detector: Detector, config: Config, layout: Layout, pixels: int, d
 
 def _forward_backward(detector: Detector, loss: DetectionLoss, micro: Micro) -> None:
     features = detector(detector.to_input(micro.images, micro.sizes))
-    loss(features, micro.labels, micro.valid, detector.head, (0, 0, 0)).total.backward()
+    rows = Rows(features, micro.labels, micro.valid, micro.times)
+    terms_of(loss, rows, detector.head, detector.temporal, (0, 0, 0)).total.backward()
 
 
 def import_deepspeed(device: torch.device) -> Any:

@@ -27,6 +27,8 @@ class Rows(NamedTuple):
     """``[N]`` int64."""
     valid: Tensor
     """``[N]`` bool."""
+    times: Tensor | None = None
+    """``[N]`` float32, where the batch is of clips."""
 
 
 class _Splice(torch.autograd.Function):
@@ -73,11 +75,12 @@ def all_gather_rows(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor
 def all_gather_batch(rows: Rows, group: dist.ProcessGroup | None = None) -> Rows:
     """The slices of a batch of all ranks, in rank order, in one message; carries no gradient.
 
-    Labels and mask travel as two more columns of the features: float32 holds them exactly.
+    Labels, mask and times travel as more columns of the features: float32 holds them exactly.
     """
-    features, labels, valid = rows
+    features, labels, valid, times = rows
     if not dist.is_initialized() or dist.get_world_size(group) == 1:
-        return Rows(features.detach(), labels, valid)
-    columns = torch.stack([labels, valid.to(labels.dtype)], dim=1).to(features.dtype)
-    whole = all_gather_rows(torch.cat([features.detach(), columns], dim=1), group)
-    return Rows(whole[:, :-2], whole[:, -2].to(labels.dtype), whole[:, -1].bool())
+        return rows._replace(features=features.detach())
+    columns = [column.to(features.dtype) for column in (labels, valid, times) if column is not None]
+    whole = all_gather_rows(torch.cat([features.detach(), torch.stack(columns, dim=1)], dim=1), group)
+    features, columns = whole[:, : -len(columns)], list(whole[:, -len(columns) :].unbind(1))
+    return Rows(features, columns[0].to(labels.dtype), columns[1].bool(), *columns[2:])

@@ -85,7 +85,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, valid: Tensor, label_smoothing
     with torch.autocast(logits.device.type, enabled=False):
         losses = F.cross_entropy(
             _zero_masked(logits, valid),
-            _safe_labels(labels, valid),
+            safe_labels(labels, valid),
             reduction="none",
             label_smoothing=label_smoothing,
         )
@@ -145,7 +145,8 @@ def slerp(z: Tensor, partners: Tensor, t: Tensor) -> Tensor:
         return F.normalize(own * z + toward * other, dim=1)
 
 
-def _safe_labels(labels: Tensor, valid: Tensor) -> Tensor:
+def safe_labels(labels: Tensor, valid: Tensor) -> Tensor:
+    """Labels ``[N]`` with 0 in masked rows, which may hold anything."""
     return torch.where(valid, labels.long(), 0)
 
 
@@ -197,7 +198,7 @@ class DetectionLoss(nn.Module):
             if self.config.slerp:
                 z = self._slerp(z, labels, valid, key, first)
                 features = z * features.norm(dim=1, keepdim=True)
-            logits = head(features, _safe_labels(labels, valid))
+            logits = head(features, safe_labels(labels, valid))
             ce = cross_entropy(logits, labels, valid, self.config.label_smoothing)
             aligned = alignment(z if self.config.alignment else z.detach(), labels, valid)
             uniform = uniformity(z if self.config.uniformity else z.detach(), valid)
@@ -211,4 +212,4 @@ class DetectionLoss(nn.Module):
     def _total(self, ce: Tensor, aligned: Tensor, uniform: Tensor) -> Tensor:
         weighted = ((self.config.ce, ce), (self.config.alignment, aligned), (self.config.uniformity, uniform))
         terms = [weight * term for weight, term in weighted if weight]  # 0 x NaN would be NaN
-        return torch.stack(terms).sum()
+        return torch.stack(terms or [torch.zeros_like(ce)]).sum()

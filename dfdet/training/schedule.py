@@ -39,7 +39,7 @@ def batch_layout(global_batch: int, world: int, micro_batch: int | None, unit: i
     """The fewest micro-batches of at most ``micro_batch`` samples, equal on every rank.
 
     Args:
-        unit: Samples that stay together: 2 where batches are made of pairs.
+        unit: Samples that stay together: 2 where batches are made of pairs, those of a clip where of clips.
 
     Raises:
         ConfigError: ``global_batch`` does not divide, or ``micro_batch`` is smaller than a unit.
@@ -54,7 +54,8 @@ def batch_layout(global_batch: int, world: int, micro_batch: int | None, unit: i
     units, limit = per_rank // unit, (micro_batch or per_rank) // unit
     if limit < 1:
         raise ConfigError(
-            f"engine.micro_batch={micro_batch}: smaller than a pair; set --engine.micro_batch {unit}"
+            f"engine.micro_batch={micro_batch}: smaller than the {unit} samples that stay together;"
+            f" set --engine.micro_batch {unit}"
         )
     accumulation = next(
         count for count in range(1, units + 1) if units % count == 0 and units // count <= limit

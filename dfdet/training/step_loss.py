@@ -10,7 +10,7 @@ micro-step and one before the first.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from dfdet.config import Config
 from dfdet.data.loader import Batch
+from dfdet.model.temporal import TemporalHead
+from dfdet.training.clip_loss import with_clips
 from dfdet.training.clock import StepClock
 from dfdet.training.gather import Rows, all_gather_batch, splice
 from dfdet.training.losses import DetectionLoss, Terms
@@ -37,6 +39,8 @@ class Micro:
     """Sides of the crops in them, on the CPU: reading them must not wait for the device."""
     labels: Tensor
     valid: Tensor
+    times: Tensor | None = None
+    """When each lies in its video, where the batch is of clips."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Passes:
     backward: Callable[[Tensor], None]
     """Gradients of a loss, averaged over ranks and micro-steps."""
     head: nn.Module
+    temporal: TemporalHead | None = None
 
 
 def micro_batches(batch: Batch, layout: Layout, device: torch.device) -> Iterator[Micro]:
@@ -59,7 +64,23 @@ def micro_batches(batch: Batch, layout: Layout, device: torch.device) -> Iterato
         images, labels, valid = (
             tensor[rows].to(device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.valid)
         )
-        yield Micro(images, batch.sizes[rows], labels, valid)
+        times = None if batch.times is None else batch.times[rows].to(device, non_blocking=True)
+        yield Micro(images, batch.sizes[rows], labels, valid, times)
+
+
+def terms_of(
+    loss: DetectionLoss, rows: Rows, head: nn.Module, temporal: TemporalHead | None, key: Key
+) -> Terms:
+    """The terms of a batch, those of its clips among them where there is a temporal head."""
+    terms = loss(rows.features, rows.labels, rows.valid, head, key)
+    return terms if temporal is None else with_clips(terms, loss.config, rows, head, temporal)
+
+
+def _rows(features: Tensor, micros: list[Micro]) -> Rows:
+    """What the loss sees of micro-batches with features ``[sum of m, D]``."""
+    labels, valid = (torch.cat([getattr(m, name) for m in micros]) for name in ("labels", "valid"))
+    times = [micro.times for micro in micros if micro.times is not None]
+    return Rows(features, labels, valid, torch.cat(times) if times else None)
 
 
 class StepLoss:
@@ -90,15 +111,14 @@ class StepLoss:
         self.clock.start("forward")
         live = None if two_pass else passes.features(micros[0])
         own = self._cached(micros, passes) if live is None else live
-        labels, valid = (torch.cat([getattr(m, name) for m in micros]) for name in ("labels", "valid"))
-        everyone = self._gather(Rows(own, labels, valid))
+        everyone = self._gather(_rows(own, micros))
         for number, micro in enumerate(micros):
             live = passes.features(micro) if two_pass else own
             start = self.rank * layout.per_rank + number * layout.micro
             z = splice(everyone.features, live, start, float(layout.world * layout.accumulation))
-            terms = self.loss(z, everyone.labels, everyone.valid, passes.head, key)
+            terms = terms_of(self.loss, everyone._replace(features=z), passes.head, passes.temporal, key)
             self._backward(terms.total, passes)
-        return Terms(**{name: value.detach() for name, value in vars(terms).items()})
+        return replace(terms, total=terms.total.detach())
 
     @staticmethod
     @torch.no_grad()
@@ -116,7 +136,7 @@ class StepLoss:
             self._backward(terms.total * (shares[number] * len(micros)), passes)
             for name, value in vars(terms).items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * shares[number]
-        return Terms(**sums)
+        return type(terms)(**sums)
 
     def _valid_counts(self, micros: list[Micro]) -> Tensor:
         """``[accumulation]`` float32."""
@@ -132,10 +152,11 @@ class StepLoss:
         live = passes.features(micro)
         if self.scope == "rank":
             key = (seed, epoch, draw * self.layout.world + self.rank)
-            return self.loss(live, micro.labels, micro.valid, passes.head, key)
-        everyone = self._gather(Rows(live, micro.labels, micro.valid))
+            return terms_of(self.loss, _rows(live, [micro]), passes.head, passes.temporal, key)
+        everyone = self._gather(_rows(live, [micro]))
         z = splice(everyone.features, live, self.rank * self.layout.micro, float(self.layout.world))
-        return self.loss(z, everyone.labels, everyone.valid, passes.head, (seed, epoch, draw))
+        rows = everyone._replace(features=z)
+        return terms_of(self.loss, rows, passes.head, passes.temporal, (seed, epoch, draw))
 
     def _gather(self, rows: Rows) -> Rows:
         if self.layout.world == 1:

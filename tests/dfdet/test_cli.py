@@ -104,7 +104,8 @@ def test_dashes_do_for_underscores() -> None:
 
 def test_an_unknown_recipe_names_the_nearest_and_all() -> None:
     assert message("papr") == (
-        "recipe 'papr': unknown; did you mean paper? there are demo, linear_probe, ln, ln_norm, paper, gend"
+        "recipe 'papr': unknown; did you mean paper?"
+        " there are demo, linear_probe, ln, ln_norm, paper, gend, temporal"
     )
 
 

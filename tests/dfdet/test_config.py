@@ -120,6 +120,28 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         "data.global_batch=2: not divisible by run.workers=4; set --data.global_batch 4",
         {"data.global_batch": 4},
     ),
+    "clips": (
+        {"data.global_batch": 9, "data.sampling": "clip", "data.clip_frames": 3, "run.workers": 2},
+        "data.global_batch=9: not divisible by run.workers=2 x 3"
+        " (data.sampling=clip keeps clips on one rank); set --data.global_batch 6",
+        {"data.global_batch": 6},
+    ),
+    "micro-batch of clips": (
+        {"engine.micro_batch": 4, "data.sampling": "clip"},
+        "engine.micro_batch=4: smaller than a clip (data.sampling=clip); set --engine.micro_batch 8",
+        {"engine.micro_batch": 8},
+    ),
+    "temporal": (
+        {"model.temporal": True},
+        "model.temporal=True: needs clips, not data.sampling=single; set --data.sampling clip",
+        {"data.sampling": "clip"},
+    ),
+    "consistency": (
+        {"loss.consistency": 0.1, "data.sampling": "clip"},
+        "loss.consistency=0.1: of frames with their clip, which only a temporal model scores;"
+        " set --model.temporal True",
+        {"model.temporal": True},
+    ),
     "micro-batch": (
         {"engine.micro_batch": 1, "data.sampling": "rotate"},
         "engine.micro_batch=1: smaller than a pair (data.sampling=rotate); set --engine.micro_batch 2",

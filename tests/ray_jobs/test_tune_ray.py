@@ -86,6 +86,7 @@ def log_of(sweep: Path) -> str:
     return (sweep / "log.txt").read_text()
 
 
+@pytest.mark.timeout(900)  # two drivers, seven trainings
 def test_a_killed_driver_and_a_killed_trial_lose_no_setting_and_repeat_none(
     signal_sets: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -48,7 +48,9 @@ def filter_batched(images: Tensor, sizes: Tensor, corruption: Corruption) -> Ten
 
 def _filter_chunk(images: Tensor, sides: list[int], corruption: Corruption) -> Tensor:
     """[n, S, S, 3] uint8 as [n, T, T, 3] uint8; along rows first, as Pillow has it."""
-    matrices = _padded(sides, corruption, images.shape[1]).to(images.device)
+    distinct, which = np.unique(sides, return_inverse=True)  # mostly one: a matrix has up to 4 MiB
+    matrices = _padded(distinct.tolist(), corruption, images.shape[1]).to(images.device)
+    matrices = matrices[torch.from_numpy(which).to(images.device)] if len(distinct) > 1 else matrices
     planes = images.permute(0, 3, 1, 2).double() @ matrices.mT  # [n, 3, S, T]
     if corruption.kind == "resize":
         planes = _to_levels(planes)

@@ -4,10 +4,13 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from dfdet.data.index import open_sets
 from dfdet.errors import DfdetError, InputError
+from dfdet.evaluation.bootstrap import Resampling, weights, words
 from dfdet.evaluation.scored import Scored, pool, read
+from dfdet.evaluation.summary import Settings, summarise
 from dfdet.schema import CropRecipe, Failure, Sample
 from shards.sets.write import ShardWriter
 from tests.dfdet.data.pictures import encode, picture
@@ -76,6 +79,24 @@ def test_failures_are_undetected_once_with_their_decoded_method(index):
         ("demo/real/v9", 0, "real", "damaged"),
     ]
     assert len({video.cluster for video in found}) == 2
+
+
+def test_an_undetected_video_is_resampled_with_the_scored_ones_of_its_group(index):
+    known = {"group": "demo/v1", "group_level": "exact"}
+    lost_real = Failure(video="demo/real/lost", label=0, reason="no face", **known)
+    frames = np.repeat([0.2, 0.4, 0.6, 0.9], 2)  # real and fake of v0, real and fake of v1
+    found = dataclasses.replace(index, failures=(lost_real,))
+    scored = Scored.of("demo", found, range(8), frames, frames, checkpoint="c")
+    assert [video.cluster for video in scored.undetected] == ["group/demo/v1"]
+
+    counts = weights(words(["group/demo/v0", "group/demo/v1"]), 0, 300, seed=0)
+    label, score, cluster = [0, 1, 0, 1, 0], [0.2, 0.4, 0.6, 0.9, 0.5], [0, 0, 1, 1, 1]
+    drawn = [roc_auc_score(label, score, sample_weight=row[cluster]) for row in counts if row.any()]
+    flat = summarise([scored], Settings(resampling=Resampling(300))).flat()
+    assert flat["test/demo/video/auroc_all"] == pytest.approx(roc_auc_score(label, score))
+    bounds = [flat[f"test/demo/video/auroc_all_{end}"] for end in ("low", "high")]
+    assert bounds == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist())
+    assert bounds != pytest.approx([flat[f"test/demo/video/auroc_{end}"] for end in ("low", "high")])
 
 
 def test_a_video_of_which_no_frame_could_be_read_is_undetected(index):

@@ -22,7 +22,7 @@ from dfdet.evaluation.folder import Folder
 from dfdet.evaluation.options import Options
 from dfdet.evaluation.outcome import conclude
 from dfdet.evaluation.request import Request, open_request
-from dfdet.evaluation.scorer import Scorer, slices
+from dfdet.evaluation.scorer import Look, Scorer, slices
 from dfdet.evaluation.summary import summarise
 from dfdet.runs.runfolder import RunFolder
 
@@ -68,7 +68,8 @@ def test_scores_are_those_of_the_end_of_training(options, trained_run: Path) -> 
 
 
 def test_slices_cover_every_batch_once() -> None:
-    found = slices({"a": 100, "b": 7}, [1.3, 1.3, 1.0], 8, 4, ["a"])
+    looks = [Look(1.3), Look(1.3), Look(1.0)]
+    found = slices({"a": {0: 13}, "b": {0: 1}}, looks, 4, ["a"])
     for name, batches in (("a", 13), ("b", 1)):
         for places in ((0, 1), (2,)):
             of_set = [part for part in found if part.set_key == name and part.checkpoints == places]
@@ -86,6 +87,16 @@ def test_scores_do_not_depend_on_the_slices(options, monkeypatch: pytest.MonkeyP
     assert cut.tests["run"]["t"].frames.equals(whole.tests["run"]["t"].frames)
     for name in ("jpeg-40", "noise-0.1"):
         assert cut.corrupted["run"]["t"][name].frames.equals(whole.corrupted["run"]["t"][name].frames)
+
+
+@pytest.mark.gpu
+def test_cuda_that_runs_behind_the_loader_scores_as_the_cpu_does(options) -> None:
+    request = open_request(options(robustness=("jpeg-40", "blur-19-3"), batch=2))
+    on_cpu, on_cuda = (Scorer(request.work, device, 2) for device in ("cpu", "cuda"))
+    for part in request.slices:
+        np.testing.assert_allclose(
+            on_cuda.score(part).scores[..., 0], on_cpu.score(part).scores[..., 0], atol=0.03
+        )
 
 
 def test_a_corruption_changes_scores_and_a_clean_one_does_not(options) -> None:

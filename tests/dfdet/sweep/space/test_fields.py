@@ -18,6 +18,7 @@ def test_every_field_of_the_config_is_known() -> None:
 def test_what_may_be_searched_is_what_is_learned() -> None:
     assert [path for path in DEFAULTS if path_problem(path) is None] == [
         "data.sampling",
+        "data.clip_frames",
         "data.global_batch",
         "data.block_shards",
         "data.lanes",
@@ -40,6 +41,7 @@ def test_what_may_be_searched_is_what_is_learned() -> None:
         "model.head",
         "model.margin",
         "model.scale",
+        "model.temporal",
         "tuning.mode",
         "tuning.lora_rank",
         "tuning.lora_alpha",
@@ -47,6 +49,8 @@ def test_what_may_be_searched_is_what_is_learned() -> None:
         "loss.label_smoothing",
         "loss.alignment",
         "loss.uniformity",
+        "loss.clip",
+        "loss.consistency",
         "loss.slerp",
         "loss.slerp_low",
         "loss.slerp_high",
