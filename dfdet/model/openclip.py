@@ -63,7 +63,7 @@ class OpenClipTower(nn.Module):
     def _embed(visual: VisionTransformer, images: Tensor) -> Tensor:
         """Patch, class and position embeddings after the first norm, ``[B, tokens, D]`` float32."""
         patches = visual.conv1(images).flatten(2).transpose(1, 2).float()
-        token = visual.class_embedding.float().expand(len(patches), 1, -1)
+        token = visual.class_embedding.float().expand(patches.shape[0], 1, -1)  # len() is fixed in exports
         tokens = torch.cat([token, patches], dim=1) + visual.positional_embedding.float()
         return visual.ln_pre(visual.patch_dropout(tokens))
 

@@ -61,6 +61,8 @@ def _sizes(tower: Tensors, source: str) -> dict[str, int]:
 def _backbone(published: str | None, sizes: dict[str, int], source: str) -> tuple[str, tuple[str, ...]]:
     if published in NAMES:
         return NAMES[published], ()
+    if published and open_clip.get_model_config(published):
+        return published, ()
     fitting = [name for name in open_clip.list_models() if _fits(open_clip.get_model_config(name), sizes)]
     if not fitting:
         raise WeightsError(
