@@ -93,6 +93,9 @@ def main(
     global_batch: int | None = None,
     lr: float | None = None,
     consistency: float | None = None,
+    backbone: str | None = None,
+    pretrained: str | None = None,
+    image_size: int | None = None,
     jobs: int = 1,
 ) -> None:
     """Prints the comparison.
@@ -108,6 +111,9 @@ def main(
         global_batch: Instead of the recipe's (samples).
         lr: Instead of the recipe's.
         consistency: Weight of the consistency term, instead of the recipe's.
+        backbone: Tower, instead of the recipe's.
+        pretrained: Its weights.
+        image_size: Side of its input (pixels).
         jobs: Seeds at a time.
     """
     given = {
@@ -119,6 +125,9 @@ def main(
         "optim.epochs": epochs,
         "optim.lr": lr,
         "loss.consistency": consistency,
+        "model.backbone": backbone,
+        "model.pretrained": pretrained,
+        "model.image_size": image_size,
     }
     values: dict[str, Any] = {"run.workers": 1, "model.temporal": True, "data.sampling": "clip"}
     config = RECIPES[recipe]().replace(values | {k: v for k, v in given.items() if v is not None})

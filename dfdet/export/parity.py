@@ -15,6 +15,9 @@ SCORE_TOLERANCE = 1e-5
 LOGIT_TOLERANCE = 1e-4
 """The same of a logit; crops whose logits lie further apart than twice this must keep their order."""
 
+SCORE_SHARE = 10
+"""A lower precision may change a single score by so many times what it may cost in AUROC."""
+
 Floats = NDArray[np.float64]
 
 
@@ -106,17 +109,20 @@ def judge(parity: Parity, precision: str, bound: float) -> str | None:
 
     In float32 it must agree within what its arithmetic explains: scores within ``SCORE_TOLERANCE``,
     logits within ``LOGIT_TOLERANCE``, so that no two crops further apart than twice that change order.
-    A lower precision may change a score by ``bound``, and lower the AUROC by it.
+    A lower precision may lower the AUROC by ``bound``, and change a score by ``SCORE_SHARE`` times that.
     """
     if precision == "float32":
         return _disagreement(parity)
     drop = -(parity.auroc_change or 0.0)
-    costs = [("a score changes by", parity.max_score_difference), ("the AUROC drops by", drop)]
-    told = [f"{what} {cost:.2g}" for what, cost in costs if cost > bound]
+    costs = [
+        ("a score changes by", parity.max_score_difference, SCORE_SHARE * bound),
+        ("the AUROC drops by", drop, bound),
+    ]
+    told = [f"{what} {cost:.2g} (allowed {limit:g})" for what, cost, limit in costs if cost > limit]
     if not told:
         return None
     return (
-        f"{precision}: {' and '.join(told)} on {parity.crops} crops, more than --bound {bound:g};"
+        f"{precision}: {' and '.join(told)} on {parity.crops} crops with --bound {bound:g};"
         " leave it out, raise --bound, or take it with --force"
     )
 

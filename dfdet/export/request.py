@@ -47,7 +47,7 @@ class Options(Section):
     threshold: bool = True
     """Whether to insist on a threshold: --no-threshold exports without one."""
     bound: float = Field(0.002, gt=0, le=1)
-    """What a lower precision may cost at most: change of a score, or drop of AUROC."""
+    """What a lower precision may cost at most: drop of AUROC; a score may change by ten times that."""
     force: bool = False
     """Write a lower precision even if it costs more; the bundle says so."""
     hugging_face: bool = False
