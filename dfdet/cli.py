@@ -64,8 +64,18 @@ def _parse_saved(args: list[str], prog: str) -> Config:
     )
 
 
-def parse_flags(kind: type[Flags], argv: Sequence[str], prog: str, default: Flags | None = None) -> Flags:
+def parse_flags(
+    kind: type[Flags],
+    argv: Sequence[str],
+    prog: str,
+    default: Flags | None = None,
+    *,
+    switches: bool = False,
+) -> Flags:
     """Flags of another model than the config, as ``--trials 16``.
+
+    Args:
+        switches: Booleans are bare, as ``--sheet`` and ``--no_sheet``.
 
     Raises:
         ConfigError: A bad value or an impossible combination.
@@ -74,7 +84,12 @@ def parse_flags(kind: type[Flags], argv: Sequence[str], prog: str, default: Flag
     start = tyro.MISSING_NONPROP if default is None else default
     return _quietly(
         lambda: tyro.cli(
-            kind, prog=prog, args=list(argv), default=start, use_underscores=True, config=OPTIONS
+            kind,
+            prog=prog,
+            args=list(argv),
+            default=start,
+            use_underscores=True,
+            config=() if switches else OPTIONS,
         )
     )
 

@@ -16,10 +16,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
-import tyro
-
+from dfdet.cli import parse_flags
 from dfdet.config import named_sets
 from dfdet.errors import DfdetError
 from dfdet.export.bundle import Shown, write_bundle
@@ -33,7 +31,7 @@ def main(argv: list[str]) -> int:
     """Runs the command line; gives the exit code (0 done, 2 bad input, 1 failure, 130/143 signals)."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        options: Any = tyro.cli(Options, prog="export.py", args=argv, use_underscores=True)
+        options = parse_flags(Options, argv, "export.py", switches=True)
         with _sigterm_as_exit():
             return run(with_absolute_paths(options))
     except DfdetError as error:

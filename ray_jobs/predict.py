@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
 from dfdet.checkpoints.opened import Opened, open_checkpoint
+from dfdet.cli import parse_flags
 from dfdet.errors import ConfigError, DfdetError
 from dfdet.evaluation.aggregate import TEMPORAL, aggregator, without_clips
 from dfdet.prediction.records import Folder, Prediction
@@ -111,8 +112,7 @@ def main(argv: list[str]) -> int:
     """Runs the command line; gives the exit code (0 done, 2 bad input, 1 all damaged, 130/143 signals)."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        options: Any = tyro.cli(Predict, prog="predict.py", args=argv, use_underscores=True)
-        return run(options)
+        return run(parse_flags(Predict, argv, "predict.py", switches=True))
     except DfdetError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code

@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it quotes what clients send
     try:
-        checked = check(parse_flags(Serve, argv, "serve.py"))
+        checked = check(parse_flags(Serve, argv, "serve.py", switches=True))
         with listening(checked.options) as sock:
             return run(checked, sock)
     except DfdetError as error:
