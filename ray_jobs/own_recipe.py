@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from dfdet.errors import ConfigError
 from dfdet.schema import CropRecipe
 from shards.detect import DetectorOptions, open_detector, resolve
@@ -14,6 +16,31 @@ from shards.faces.align import Template
 
 SIDE_PX = 200
 """Side of a tight face where the recipe tells no size: 320 px at 1.6, as shards are stored (pixels)."""
+
+
+class CutFlags(BaseModel):
+    """Flags of the cut, of prediction and serving; None: as the model's recipe has it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    crops: bool = False
+    """Files are face crops already, cut as those of training: no detector is opened."""
+    template: Literal["gend", "dfb"] | None = None
+    """Cut by this template, where the model tells none."""
+    scale: float | None = Field(None, ge=1, le=4)
+    """Cut with this margin (of ready crops: their margin), as a multiple of the tight face."""
+    size_px: int | None = Field(None, ge=32, le=2048)
+    """Side of the crops (pixels)."""
+    selection: Literal["largest", "track"] | None = None
+    """Person: the largest face of each frame, or the one who is in view most."""
+    detector: Literal["retinaface", "onnx"] | None = None
+    """Face detector; else that of the model's recipe."""
+    weights: Path | None = None
+    """File of the detector's weights; else retinaface fetches its release."""
+    detector_size: int = Field(640, ge=64, le=4096)
+    """Longest side that faces are searched at (pixels)."""
+    face_threshold: float = Field(0.5, ge=0.01, lt=1)
+    """Least confidence of a face (0 to 1)."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, Literal
 
 import tyro
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from rich.console import Console
 
 from dfdet.checkpoints.opened import Opened, open_checkpoint
@@ -33,7 +33,7 @@ from dfdet.prediction.verdict import rule_of
 from ray_jobs.cluster import absolute, absolute_source, home, join_or_start, joins_cluster, logical_cpus
 from ray_jobs.own_faces import Looking
 from ray_jobs.own_files import Target, find_targets
-from ray_jobs.own_recipe import Chosen, cutting
+from ray_jobs.own_recipe import Chosen, CutFlags, cutting
 from ray_jobs.predicting import here, in_tasks, plan_tasks
 from ray_jobs.predictor import Ask
 from shards.names import printable
@@ -45,10 +45,8 @@ SHOWN = 100
 """Rows of the table on the terminal."""
 
 
-class Predict(BaseModel):
+class Predict(CutFlags):
     """Score videos and images with a checkpoint: fake, real, or no face."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     paths: tyro.conf.Positional[tuple[str, ...]]
     """Videos and images: files, folders (searched below), or quoted patterns as 'clips/**/*.mp4'."""
@@ -74,25 +72,6 @@ class Predict(BaseModel):
     """Write each video with boxes and scores (MP4)."""
     heatmap: bool = False
     """Draw where the evidence lies, for up to 8 faces a file (PNG); slow without a GPU."""
-
-    crops: bool = False
-    """Files are face crops already, cut as those of training."""
-    template: Literal["gend", "dfb"] | None = None
-    """Cut by this template, where the checkpoint tells none."""
-    scale: float | None = Field(None, ge=1, le=4)
-    """Cut with this margin (of ready crops: their margin), as a multiple of the tight face."""
-    size_px: int | None = Field(None, ge=32, le=2048)
-    """Side of the crops (pixels)."""
-    selection: Literal["largest", "track"] | None = None
-    """Person: the largest face of each frame, or the one who is in view most."""
-    detector: Literal["retinaface", "onnx"] | None = None
-    """Face detector; else that of the checkpoint's recipe."""
-    weights: Path | None = None
-    """File of the detector's weights; else retinaface fetches its release."""
-    detector_size: int = Field(640, ge=64, le=4096)
-    """Longest side that faces are searched at (pixels)."""
-    face_threshold: float = Field(0.5, ge=0.01, lt=1)
-    """Least confidence of a face (0 to 1)."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the model and of retinaface."""

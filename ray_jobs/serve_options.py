@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from dfdet.errors import ConfigError, InputError
 from dfdet.prediction.verdict import Rule, rule_of
 from dfdet.serving.bundle import Bundle, Precision, open_bundle
 from dfdet.serving.limits import Limits
 from ray_jobs.cluster import absolute, joins_cluster, local_resources, wants_cuda
-from ray_jobs.own_recipe import Chosen, cutting
+from ray_jobs.own_recipe import Chosen, CutFlags, cutting
 from ray_jobs.serve_faces import Setting
 from shards.media.decode import MAX_PIXELS
 
@@ -23,10 +23,8 @@ MOST_THREADS = 8
 """Threads of a replica of the model, where none are asked for."""
 
 
-class Serve(BaseModel):
+class Serve(CutFlags):
     """Serve an exported bundle over HTTP."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     bundle: Path
     """Folder that export.py wrote."""
@@ -59,25 +57,6 @@ class Serve(BaseModel):
     """Time for an upload, and once more for its answer (s)."""
     max_queue: int = Field(Limits.max_queue, ge=1, le=10000)
     """Requests under way, those that wait counted; more are told to come again."""
-
-    crops: bool = False
-    """Take ready face crops only: no detector is opened."""
-    template: Literal["gend", "dfb"] | None = None
-    """Cut by this template, where the bundle tells none."""
-    scale: float | None = Field(None, ge=1, le=4)
-    """Cut with this margin, as a multiple of the tight face."""
-    size_px: int | None = Field(None, ge=32, le=2048)
-    """Side of the crops (pixels)."""
-    selection: Literal["largest", "track"] | None = None
-    """Person: the largest face of each frame, or the one who is in view most."""
-    detector: Literal["retinaface", "onnx"] | None = None
-    """Face detector; else that of the bundle's recipe."""
-    weights: Path | None = None
-    """File of the detector's weights; else retinaface fetches its release."""
-    detector_size: int = Field(640, ge=64, le=4096)
-    """Longest side that faces are searched at (pixels)."""
-    face_threshold: float = Field(0.5, ge=0.01, lt=1)
-    """Least confidence of a face (0 to 1)."""
 
     @property
     def low_high(self) -> tuple[int, int]:
