@@ -16,6 +16,7 @@ from tests.signal_runs import config_for, run
 CROP = CropRecipe(template="demo", scale=1.6, size_px=48)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what needs CUDA where there is none; says what of parallel tests stays together.
 
