@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from dfdet.schema import CropRecipe, Sample
 from shards.sets.write import ShardWriter
@@ -16,18 +19,33 @@ from tests.signal_runs import config_for, run
 CROP = CropRecipe(template="demo", scale=1.6, size_px=48)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what needs CUDA where there is none; says what of parallel tests stays together.
+class OneRay(LoadScopeScheduling):
+    """Of parallel tests, those of files that use Ray run one after the other in one process."""
 
-    Tests on Ray run one after the other in one process, and first, for they take longest; of all others
-    the files run whole.
-    """
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if uses_ray(Path(file)) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
+    """xdist's ``loadgroup`` (3.8) groups nothing under pytest 9.2."""
+    return OneRay(config, log)
+
+
+@cache
+def uses_ray(file: Path) -> bool:
+    """Whether a test of the file is marked so."""
+    return "pytest.mark.ray" in file.read_text(encoding="utf-8")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what needs CUDA where there is none; puts first what uses Ray, which takes longest."""
+    items.sort(key=lambda item: not uses_ray(item.path))
+    if torch.cuda.is_available():
+        return
     for item in items:
-        if "gpu" in item.keywords and not torch.cuda.is_available():
+        if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs CUDA"))
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else str(item.path)))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 @pytest.fixture(scope="session")
