@@ -83,7 +83,7 @@ def test_an_unknown_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gendd"]) == 2
     assert capsys.readouterr().err == (
         "error: recipe 'gendd': unknown; did you mean gend?"
-        " there are demo, linear_probe, ln, ln_norm, paper, gend\n"
+        " there are demo, linear_probe, ln, ln_norm, paper, gend, temporal\n"
     )
 
 
