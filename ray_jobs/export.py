@@ -11,38 +11,25 @@ differs ends the export, which then leaves nothing. It runs in this process, on 
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 from dfdet.cli import parse_flags
 from dfdet.config import named_sets
-from dfdet.errors import DfdetError
 from dfdet.export.bundle import Shown, write_bundle
 from dfdet.export.request import Options, open_request
 from ray_jobs.cluster import absolute, absolute_source
-from shards.names import printable
+from ray_jobs.exits import exit_code, sigterm_as_exit
 from shards.progress import show_progress
 
 
 def main(argv: list[str]) -> int:
     """Runs the command line; gives the exit code (0 done, 2 bad input, 1 failure, 130/143 signals)."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
-        options = parse_flags(Options, argv, "export.py", switches=True)
-        with _sigterm_as_exit():
-            return run(with_absolute_paths(options))
-    except DfdetError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; nothing was left", file=sys.stderr)
-        return 130
+    with sigterm_as_exit():  # nothing is left of the bundle
+        return exit_code(
+            lambda: run(with_absolute_paths(parse_flags(Options, argv, "export.py", switches=True))),
+            "stopped; nothing was left",
+        )
 
 
 def with_absolute_paths(options: Options) -> Options:
@@ -71,20 +58,6 @@ def run(options: Options) -> int:
     out = write_bundle(request, Shown(lambda line: print(line, flush=True), show_progress))
     print(f"bundle: {out}")
     return 0
-
-
-@contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
-    """SIGTERM ends as an interrupt does: nothing is left of the bundle."""
-    former = signal.signal(signal.SIGTERM, _exit)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,10 @@ process, many on Ray. With ``--out`` the same command goes on after a kill.
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import tyro
@@ -25,18 +22,18 @@ from rich.console import Console
 
 from dfdet.checkpoints.opened import Opened, open_checkpoint
 from dfdet.cli import parse_flags
-from dfdet.errors import ConfigError, DfdetError
+from dfdet.errors import ConfigError
 from dfdet.evaluation.aggregate import TEMPORAL, aggregator, without_clips
 from dfdet.prediction.records import Folder, Prediction
 from dfdet.prediction.summary import counts, table
 from dfdet.prediction.verdict import rule_of
 from ray_jobs.cluster import absolute, absolute_source, home, join_or_start, joins_cluster, logical_cpus
+from ray_jobs.exits import exit_code, heed_sigterm, sigterm_as_exit
 from ray_jobs.own_faces import Looking
 from ray_jobs.own_files import Target, find_targets
 from ray_jobs.own_recipe import Chosen, CutFlags, cutting
 from ray_jobs.predicting import here, in_tasks, plan_tasks
 from ray_jobs.predictor import Ask
-from shards.names import printable
 from shards.progress import show_progress
 
 FEW = 8
@@ -90,17 +87,10 @@ class Predict(CutFlags):
 def main(argv: list[str]) -> int:
     """Runs the command line; gives the exit code (0 done, 2 bad input, 1 all damaged, 130/143 signals)."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
-        return run(parse_flags(Predict, argv, "predict.py", switches=True))
-    except DfdetError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; with --out the same command goes on", file=sys.stderr)
-        return 130
+    return exit_code(
+        lambda: run(parse_flags(Predict, argv, "predict.py", switches=True)),
+        "stopped; with --out the same command goes on",
+    )
 
 
 def run(options: Predict) -> int:
@@ -120,7 +110,7 @@ def run(options: Predict) -> int:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     records = {each.name: folder.done[each.name] for each in targets if folder and _has(folder, each)}
     todo = [each for each in targets if each.name not in records]
-    with _sigterm_as_exit(), show_progress("files") as progress:
+    with sigterm_as_exit(), show_progress("files") as progress:
         for number, record in enumerate(_predicted(options, ask, opened, todo, local=local, cuda=cuda), 1):
             records[record.path] = record
             if folder:
@@ -209,26 +199,12 @@ def _predicted(
     import ray
 
     resources = join_or_start()
-    signal.signal(signal.SIGTERM, _exit)  # after Ray's own handler
+    heed_sigterm()  # after Ray's own handler
     try:
         tasks = plan_tasks(options.workers or 0, ask.threads, resources, cuda=cuda)
         yield from in_tasks(ask, tasks, todo)
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
-    """SIGTERM ends as an interrupt does: what is written stays."""
-    former = signal.signal(signal.SIGTERM, _exit)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def _has(folder: Folder, target: Target) -> bool:
