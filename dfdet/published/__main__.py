@@ -7,24 +7,20 @@ Exit codes: 0 it is known, 2 it is not.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from dfdet.errors import DfdetError
+from dfdet.telling import tell
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints the description of one source; the exit code."""
-    if len(argv) != 1 or argv[0] in ("-h", "--help"):
-        sys.stdout.write((__doc__ or "") if argv else "usage: python -m dfdet.published FILE\n")
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    return tell(argv, __doc__, "python -m dfdet.published FILE", _lines)
+
+
+def _lines(argument: str) -> Iterable[str]:
     from dfdet.published.describing import describe
 
-    try:
-        sys.stdout.write("\n".join(describe(argv[0])) + "\n")
-    except DfdetError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    return 0
+    return describe(argument)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,20 @@ def no_ray_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Gives the line that a job was refused with, and sees that it is one and that Ray was not started."""
+
+    def line() -> str:
+        printed = capsys.readouterr().err
+        assert printed.startswith("error: ")
+        assert printed.count("\n") == 1
+        assert not ray.is_initialized()
+        return printed
+
+    return line
+
+
+@pytest.fixture
 def sets(signal_sets: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
     """Copies of the sets, to be spoilt."""
     folder = tmp_path / "sets"

@@ -5,21 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import ray
 
 from ray_jobs import evaluate, reproduce
-
-
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]):
-    def line() -> str:
-        printed = capsys.readouterr().err
-        assert printed.startswith("error: ")
-        assert printed.count("\n") == 1
-        assert not ray.is_initialized()
-        return printed
-
-    return line
 
 
 @pytest.mark.parametrize(

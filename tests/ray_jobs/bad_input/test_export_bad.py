@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ray
 
 from ray_jobs import export
 
@@ -17,7 +16,7 @@ Refuse = Callable[..., str]
 
 
 @pytest.fixture
-def refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refuse:
+def refuse(tmp_path: Path, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> Refuse:
     """Runs the command line, sees that it is refused before any work, gives the line."""
 
     def no_work(*given: object) -> None:
@@ -28,10 +27,7 @@ def refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 
     def line(checkpoint: Path | str, *more: str, out: Path = tmp_path / "out", left: bool = False) -> str:
         assert export.main(["--checkpoint", str(checkpoint), "--out", str(out), *more]) == 2
-        printed = capsys.readouterr().err
-        assert printed.startswith("error: ")
-        assert printed.count("\n") == 1
-        assert not ray.is_initialized()
+        printed = said()
         assert left or not out.exists()
         assert left or sorted(path for path in tmp_path.iterdir() if path.name.startswith(".")) == [
             path for path in before if path.name.startswith(".")
