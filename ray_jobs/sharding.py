@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from dfdet.errors import ConfigError, InputError
+from dfdet.runs.atomic import write_bytes_atomic
 from ray_jobs.ordered import cause_of, in_order
 from shards.detect import open_detector
 from shards.detect.faces import Faces, Image
@@ -21,6 +22,9 @@ from shards.mapping import CRASHED, Mapper
 from shards.plan import Job
 from shards.prepare import Prepared, Preparer, failed
 from shards.videos import Making
+
+DETECTORS = "~/.cache/dfdet/detectors"
+"""Where a node keeps detector files that only the driver's node has."""
 
 RETRIES = 2
 """Times that a task is tried again when its worker or node dies."""
@@ -133,12 +137,18 @@ def _opened(task: Task) -> Preparer:
 
 
 def _with_weights(make: Making, weights: Callable[[], bytes]) -> Making:
-    """The recipe with the detector's file where this node has it; ``weights`` fetches its content."""
+    """The recipe with the detector's file where this node has it; ``weights`` fetches its content.
+
+    It stays in the node's cache, once for all workers: a killed one removes nothing.
+    """
     if make.detector is None or Path(str(make.detector.weights)).is_file():
         return make
-    folder = Path(tempfile.mkdtemp(prefix="dfdet-weights-"))
+    content = weights()
+    folder = Path(DETECTORS).expanduser() / hashlib.sha256(content).hexdigest()
     path = folder / Path(str(make.detector.weights)).name
-    path.write_bytes(weights())
+    if not path.exists() or path.stat().st_size != len(content):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomic(path, content)
     return replace(make, detector=replace(make.detector, weights=path))
 
 

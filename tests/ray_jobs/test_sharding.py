@@ -69,12 +69,15 @@ def test_an_actor_finds_the_faces_that_the_detector_here_finds(width, height, ma
     assert max(actor.sent[0].shape) <= 640
 
 
-def test_a_node_without_the_weights_gets_them_with_the_task(make, tmp_path):
+def test_a_node_without_the_weights_gets_them_with_the_task(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("ray_jobs.sharding.DETECTORS", str(tmp_path / "kept"))
     data = make.detector.weights.read_bytes()
     make.detector.weights.unlink()
     moved = _with_weights(make, lambda: data)
     assert moved.detector.weights != make.detector.weights
     assert open_detector(moved.detector).weights_sha256 == make.detector.weights_sha256
+    assert _with_weights(make, lambda: data) == moved
+    assert len(list((tmp_path / "kept").rglob("*.onnx"))) == 1  # of all workers of a node
 
 
 def test_a_root_that_a_node_does_not_see_is_told(make, tmp_path):
