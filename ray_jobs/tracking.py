@@ -19,22 +19,7 @@ from dfdet.errors import ConfigError
 from dfdet.runs.runfolder import RunFolder
 from dfdet.runs.tracking import Background, TensorBoard, Tracker, numbers
 from ray_jobs.cluster import joins_cluster
-
-GAUGES = {
-    "perf/images_per_s": ("dfdet_images_per_second", "Images a second of all workers"),
-    "perf/data_wait_s": ("dfdet_data_wait_seconds", "Wait for data in a step (seconds)"),
-    "perf/step_s": ("dfdet_step_seconds", "Duration of a step (seconds)"),
-    "perf/mfu": ("dfdet_mfu", "Model FLOPs utilisation (0 to 1)"),
-    "perf/peak_memory_mib": ("dfdet_peak_memory_mib", "Peak memory of a worker (MiB)"),
-    "perf/checkpoint_s": ("dfdet_checkpoint_seconds", "Writing of checkpoints, so far (seconds)"),
-    "train/loss/total": ("dfdet_loss", "Training loss"),
-    "optim/lr": ("dfdet_learning_rate", "Learning rate of the tower"),
-}
-COUNTERS = {
-    "train/damaged": ("dfdet_damaged_samples_total", "Damaged samples that the first worker skipped"),
-    "train/bad_steps": ("dfdet_bad_steps_total", "Skipped steps of non-finite loss or gradient"),
-}
-"""Records to Prometheus: name (which Ray begins with ``ray_``) and help."""
+from ray_jobs.prometheus import Prometheus
 
 RUN_TAG = "dfdet.run"
 """MLflow's tag by which a resumed run is found."""
@@ -82,7 +67,7 @@ class Trackers:
         self._trackers: list[Tracker] = []
         if rank:
             return
-        self._trackers += [Prometheus(run.path.name, rank), TensorBoard(run.path / "tensorboard")]
+        self._trackers += [Prometheus(run, rank), TensorBoard(run.path / "tensorboard")]
         if "wandb" in config.run.track:
             self._trackers.append(Background("W&B", functools.partial(WandbRun, config, run)))
         if "mlflow" in config.run.track:
@@ -204,33 +189,3 @@ class MlflowRun:
     def close(self) -> None:
         """Ends the run there."""
         self._client.set_terminated(self._id)
-
-
-class Prometheus:
-    """Gauges and counters at Ray's metrics endpoint, tagged by run and rank.
-
-    Only the first rank has records; its speed and loss are those of all.
-    """
-
-    def __init__(self, run: str, rank: int) -> None:
-        from ray.util.metrics import Counter, Gauge
-
-        tags = {"run": run, "rank": str(rank)}
-        self._gauges = {key: Gauge(*about, tag_keys=tuple(tags)) for key, about in GAUGES.items()}
-        self._counters = {key: Counter(*about, tag_keys=tuple(tags)) for key, about in COUNTERS.items()}
-        for metric in [*self._gauges.values(), *self._counters.values()]:
-            metric.set_default_tags(tags)
-        self._counted = dict.fromkeys(COUNTERS, 0.0)
-
-    def record(self, metrics: dict[str, Any]) -> None:
-        """Sets the gauges, and adds what the counts have grown by."""
-        values = numbers(metrics)
-        for key in values.keys() & self._gauges.keys():
-            self._gauges[key].set(values[key])
-        for key in values.keys() & self._counters.keys():
-            if values[key] > self._counted[key]:
-                self._counters[key].inc(values[key] - self._counted[key])
-                self._counted[key] = values[key]
-
-    def close(self) -> None:
-        """Nothing: Ray exports until the process ends."""

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from dfdet.config import Config
 from dfdet.errors import ConfigError
 from dfdet.recipes import demo
 from dfdet.runs.runfolder import RunFolder
+from dfdet.sweep.drivers import Drivers
+from ray_jobs.prometheus import COUNTERS, GAUGES, SCORE, STARTED, score_tags
 from ray_jobs.tracking import Trackers, check, dotted, run_id
 
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -290,28 +293,77 @@ def metrics_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ray.shutdown()
 
 
-def scraped(url: str, wanted: str) -> list[str]:
-    """Lines of the run at the endpoint, once there is one with the wanted beginning."""
-    deadline = time.monotonic() + 60
+def scraped(url: str, run: str, wanted: set[str]) -> dict[str, list[dict[str, str]]]:
+    """Samples of a run at the endpoint by name, each its tags and ``value``, once all wanted are there."""
+    deadline = time.monotonic() + 120
+    found: dict[str, list[dict[str, str]]] = {}
     while time.monotonic() < deadline:
         text = urllib.request.urlopen(url).read().decode()
-        lines = [line for line in text.splitlines() if 'run="a-run"' in line]
-        if any(line.startswith(wanted) for line in lines):
-            return lines
+        found = {}
+        for metric in text_string_to_metric_families(text):
+            for sample in metric.samples:
+                if sample.labels.get("run") == run:
+                    found.setdefault(sample.name, []).append(sample.labels | {"value": str(sample.value)})
+        if wanted <= found.keys():
+            return found
         time.sleep(0.5)
-    raise AssertionError(f"no {wanted} at the endpoint")
+    raise AssertionError(f"not at the endpoint: {sorted(wanted - found.keys())}")
+
+
+def value(samples: list[dict[str, str]]) -> float:
+    (sample,) = samples
+    return float(sample["value"])
+
+
+ALL = {f"ray_{name}" for name, _ in [*GAUGES.values(), *COUNTERS.values(), SCORE, STARTED]}
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_rays_endpoint_has_speed_loss_and_counts_by_run_and_rank(metrics_url: str, tmp_path: Path) -> None:
+def test_rays_endpoint_has_every_metric_by_run_trial_and_rank(metrics_url: str, tmp_path: Path) -> None:
     trackers = Trackers(tracked(), folder(tmp_path), 0)
-    trackers.record({"step": 10, "perf/images_per_s": 100.0, "train/loss/total": 0.75, "train/damaged": 2})
+    everything = dict.fromkeys([*GAUGES, *COUNTERS], 1.0)
+    trackers.record(everything | {"train/damaged": 2, "train/loss/total": 0.75})
     trackers.record({"step": 20, "perf/images_per_s": 200.0, "train/loss/total": None, "train/damaged": 5})
-    lines = scraped(metrics_url, "ray_dfdet_images_per_second")
-    values = {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines}
+    trackers.record({"step": 20, "epoch": 1, "val/a/video/auroc": 0.9, "val/a/video/auroc_low": 0.8})
+    found = scraped(metrics_url, "a-run", ALL)
     trackers.close()
-    assert values["ray_dfdet_images_per_second"] == 200.0
-    assert values["ray_dfdet_loss"] == 0.75
-    assert values["ray_dfdet_damaged_samples_total"] == 5.0
-    assert all('rank="0"' in line for line in lines)
+    assert found.keys() == ALL
+    assert value(found["ray_dfdet_step"]) == 20.0
+    assert value(found["ray_dfdet_images_per_second"]) == 200.0
+    assert value(found["ray_dfdet_loss"]) == 0.75  # a record without it leaves it
+    assert value(found["ray_dfdet_damaged_samples_total"]) == 5.0
+    (score,) = found["ray_dfdet_score"]
+    told = [score[tag] for tag in ("split", "set", "level", "metric", "value")]
+    assert told == ["val", "a", "video", "auroc", "0.9"]
+    assert {(s["trial"], s["rank"]) for samples in found.values() for s in samples} == {("", "0")}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_runs_of_a_sweep_are_trials_of_its_name(metrics_url: str, tmp_path: Path) -> None:
+    first, second = folder(tmp_path, "0001"), folder(tmp_path, "0002")
+    sweep = Drivers(tmp_path / "study", patience_s=0)
+    sweep.home()
+    sweep.leave()
+    for run, loss in ((first, 0.5), (second, 0.25)):
+        Trackers(tracked(), run, 0).record({"step": 10, "train/loss/total": loss})
+    deadline = time.monotonic() + 120
+    losses: dict[str, float] = {}
+    while len(losses) < 2 and time.monotonic() < deadline:
+        samples = scraped(metrics_url, "study", {"ray_dfdet_loss"})["ray_dfdet_loss"]
+        losses = {sample["trial"]: float(sample["value"]) for sample in samples}
+    assert losses == {"0001": 0.5, "0002": 0.25}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "val/a/video/auroc_low",
+        "val/a/video/auroc/DF",  # of a method
+        "train/loss/total",
+        "perf/step_s",
+    ],
+)
+def test_what_is_no_metric_of_a_whole_set_is_no_score(key: str) -> None:
+    assert score_tags(key) is None
