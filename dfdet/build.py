@@ -45,6 +45,7 @@ def saver(config: Config, context: Context) -> Saver:
         keep_last=engine.keep_last,
         keep_best=engine.keep_best,
         patience_s=engine.storage_patience_s,
+        publish=context.run.publish_checkpoints,
     )
 
 

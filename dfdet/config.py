@@ -272,6 +272,10 @@ class Engine(Section):
     """Best checkpoints kept, by the metric that chooses them (checkpoints)."""
     storage_patience_s: float = Field(600.0, ge=0)
     """How long a write to a full or unreachable storage is tried again before the run stops (seconds)."""
+    hang_timeout_s: float = Field(1800.0, ge=0)
+    """How long a step, an evaluation batch or a wait for data may take before the workers are ended, with
+    their stacks written, and started again; 30 minutes at least for the first of each; 0: for ever
+    (seconds)."""
 
 
 class Eval(Section):

@@ -14,12 +14,13 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from dfdet.hang.progress import group_timeout_s
 from dfdet.runs.runfolder import RunFolder
 from dfdet.runs.startup import Startup
 from dfdet.runs.tracking import TensorBoard
 
-GROUP_TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others in a collective."""
+GROUP_TIMEOUT_S = group_timeout_s(0.0)
+"""How long a rank waits for the others in a collective, where nothing else is said (seconds)."""
 
 
 class Context(Protocol):
@@ -105,8 +106,13 @@ class Group:
     device: torch.device
 
 
-def join_group(device_name: str) -> Group:
-    """Joins torch's group from torchrun's environment, unless that is done; alone without one."""
+def join_group(device_name: str, timeout_s: float = GROUP_TIMEOUT_S) -> Group:
+    """Joins torch's group from torchrun's environment, unless that is done; alone without one.
+
+    Args:
+        device_name: ``cpu`` or ``cuda``.
+        timeout_s: How long a collective waits for the other ranks (seconds).
+    """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed asks for it
     cuda = device_name == "cuda"
@@ -117,7 +123,7 @@ def join_group(device_name: str) -> Group:
         backend = "nccl" if cuda else "gloo"
         if world > 1:
             # NCCL's own is 10 minutes: no longer than the first rank may wait for a storage
-            dist.init_process_group(backend, timeout=GROUP_TIMEOUT)
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
         else:  # no port to clash with other runs
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     return Group(rank, world, device)

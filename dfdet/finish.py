@@ -28,7 +28,7 @@ def evaluate_best(config: Config, context: Context, data: RunData) -> tuple[dict
     folder = context.run.checkpoints
     first, patience_s = context.rank == 0, config.engine.storage_patience_s
     step = from_first(checkpoint.load_state(checkpoint.resolve(folder)).step if first else 0, context)
-    best = folder / checkpoint.step_name(step)
+    best = context.run.checkpoint(checkpoint.step_name(step))
     detector = build_detector(config, device=context.device)
     restore(detector, best)
 

@@ -13,7 +13,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,12 +25,15 @@ from dfdet.config_checks import usable_workers
 from dfdet.context import Group, LocalContext, join_group, text_from_first
 from dfdet.data.sets import open_run_data
 from dfdet.errors import ConfigError, DfdetError, RunFolderError, ShardSetError
+from dfdet.hang.progress import group_timeout_s
+from dfdet.hang.verdict import Hang, line
+from dfdet.hang.watchdog import STACKS, Watchdog
 from dfdet.interrupts import Interrupts
 from dfdet.paths import missing_demo_sets, with_absolute_paths
 from dfdet.recipes import DEMO_SHARDS
-from dfdet.runs.atomic import to_json, write_bytes_once
-from dfdet.runs.runfolder import RunFolder, default_name
-from dfdet.runs.runlog import RunLog, log_to
+from dfdet.runs.atomic import to_json
+from dfdet.runs.runfolder import FIRST_RANK, RunFolder, default_name, open_run
+from dfdet.runs.runlog import JsonLog, RunLog, log_json, log_to
 from dfdet.runs.summary import show_result
 
 logger = logging.getLogger(__name__)
@@ -55,18 +57,21 @@ def main(argv: Sequence[str], interrupts: Interrupts) -> int:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             return error.exit_code  # as its neighbour tells
         raise
-    group = join_group(config.run.device)
+    group = join_group(config.run.device, group_timeout_s(config.engine.hang_timeout_s))
     folder, status, code = claim_together(config, group)
     if folder is None:
         return code
     if status == "finished":
         if group.rank == 0:
-            logger.info("%s: already finished; its result:", folder.path)
-            show_result(folder.read_result() or {}, folder.result_json)
+            logger.info("%s: already finished; its result:", folder.place)
+            show_result(folder.read_result() or {}, folder.named(folder.result_json))
+        folder.release()
         return 0
     config = config.replace({"run.name": folder.path.name})
     try:
-        code = train_claimed(config, LocalContext(folder, config.run.device), interrupts)
+        context = LocalContext(folder, config.run.device)
+        with watched(config, context):
+            code = train_claimed(config, context, interrupts)
         dist.destroy_process_group()
         return code
     except Exception as error:  # noqa: BLE001 - told once, by one rank
@@ -153,10 +158,10 @@ def claim_together(config: Config, group: Group) -> tuple[RunFolder | None, str,
     if group.rank == 0:
         try:
             check(config)
-            folder, status = RunFolder.claim(Path(config.run.storage), str(config.run.name), config)
+            folder, status = RunFolder.claim(config.run.storage, str(config.run.name), config, FIRST_RANK)
             answer = {"name": folder.path.name, "status": status}
             if status != "finished":
-                (folder.path / FAILURE).unlink(missing_ok=True)
+                folder.withdraw(FAILURE)
         except (DfdetError, OSError) as error:
             refused = error if isinstance(error, DfdetError) else RunFolderError(str(error))
             answer = {"code": refused.exit_code}
@@ -165,7 +170,9 @@ def claim_together(config: Config, group: Group) -> tuple[RunFolder | None, str,
         raise refused
     if "code" in answer:
         return None, "refused", answer["code"]
-    folder = folder or RunFolder(Path(config.run.storage) / answer["name"])
+    if folder is None:
+        place = f"{config.run.storage.rstrip('/')}/{answer['name']}"
+        folder = open_run(place, config.data.cache_dir, f"rank-{group.rank}")
     return folder, answer["status"], 0
 
 
@@ -186,9 +193,9 @@ def train_claimed(config: Config, context: LocalContext, interrupts: Interrupts)
     from dfdet.train import train  # after the claim: a refused or finished run waits for no import
 
     folder, first = context.run, context.rank == 0
+    log_to(log_handlers(folder, context.rank))
     if first:
-        log_to([RunLog(folder.log_txt), logging.StreamHandler(sys.stdout)])
-        logger.info("run folder: %s", folder.path)
+        logger.info("run folder: %s", folder.place)
     interrupts.ask(context)
     try:
         result = train(config, context)
@@ -196,13 +203,44 @@ def train_claimed(config: Config, context: LocalContext, interrupts: Interrupts)
         context.close()
     if result["status"] == "finished":  # no collective any more: a rank may be killed, the run is done
         if first:
-            show_result(result, folder.result_json)
+            show_result(result, folder.named(folder.result_json))
         return 0
     number = torch.tensor(interrupts.number or 0, device=context.device)
     dist.all_reduce(number, op=dist.ReduceOp.MAX)
     if first:
         logger.info("stopped (%s); go on with --run.name %s", result["reason"], folder.path.name)
     return 128 + int(number) if number else 1
+
+
+def log_handlers(folder: RunFolder, rank: int) -> list[logging.Handler]:
+    """Where a rank logs: the first also for people, the others show them warnings only."""
+    structured = JsonLog(folder.path, f"rank-{rank}", rank)
+    if rank == 0:
+        return [RunLog(folder.log_txt), structured, logging.StreamHandler(sys.stdout)]
+    console = logging.StreamHandler(sys.stderr)
+    console.setLevel(logging.WARNING)
+    return [structured, console]
+
+
+def watched(config: Config, context: LocalContext) -> Watchdog:
+    """Ends this rank, with one line of one rank, when training hangs."""
+    folder, rank = context.run, context.rank
+
+    def tell(hang: Hang) -> None:
+        message = line(hang, folder.named(folder.path / STACKS))
+        # before anything that touches the storage, which may be what hangs
+        sys.stderr.write(f"error: {message} (log: {folder.named(folder.log_txt)})\n")
+        _first_failure(folder, {"message": message, "exit_code": 1, "rank": rank})
+        _keep(folder, message, f"{message}\n")
+
+    return Watchdog(
+        config.engine.hang_timeout_s,
+        rank,
+        context.world_size,
+        folder.path / STACKS,
+        tell,
+        folder.release,
+    )
 
 
 def fail(error: Exception, folder: RunFolder, group: Group) -> int:
@@ -214,18 +252,24 @@ def fail(error: Exception, folder: RunFolder, group: Group) -> int:
     if isinstance(error, PeerFailedError):
         return 1
     message = str(error) if isinstance(error, DfdetError) else _in_a_line(error, group)
-    told = DfdetError(f"{message} (log: {folder.log_txt})")
+    told = DfdetError(f"{message} (log: {folder.named(folder.log_txt)})")
     told.exit_code = error.exit_code if isinstance(error, DfdetError) else 1
     first = _first_failure(folder, {"message": message, "exit_code": told.exit_code, "rank": group.rank})
     if first is not None:
         return int(first["exit_code"])
+    _keep(folder, message, "".join(traceback.format_exception(error)), error)
+    raise told from error
+
+
+def _keep(folder: RunFolder, message: str, text: str, error: Exception | None = None) -> None:
+    """Records a failure in the run's logs and its result."""
+    log_json(message, error)
     try:
         with folder.log_txt.open("a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)))
+            file.write(text)
         folder.write_result({"status": "failed", "message": message, "metrics": {}})
     except (OSError, DfdetError):
-        logger.warning("%s: cannot be written either", folder.path)
-    raise told from error
+        logger.warning("%s: cannot be written either", folder.place)
 
 
 def _in_a_line(error: Exception, group: Group) -> str:
@@ -237,11 +281,10 @@ def _in_a_line(error: Exception, group: Group) -> str:
 
 def _first_failure(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any] | None:
     """Records a failure; gives the one that another rank has recorded before, if one has."""
-    path = folder.path / FAILURE
     try:
-        write_bytes_once(path, to_json(record).encode())
+        folder.publish_new(FAILURE, to_json(record).encode())
     except FileExistsError:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(folder.bring(FAILURE).read_text(encoding="utf-8")))
     except OSError:
         pass  # a storage that cannot tell leaves it open
     return None

@@ -27,6 +27,7 @@ from dfdet.data.sets import open_run_data
 from dfdet.errors import ShardSetError, TrainingError
 from dfdet.evaluation import plots
 from dfdet.evaluation.evaluate import score_index, temporal
+from dfdet.hang.progress import PROGRESS
 from dfdet.model.detector import Detector, build_detector
 from dfdet.runs import journal
 from dfdet.runs.patience import patiently
@@ -61,6 +62,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     built_s = time.monotonic() - started
     try:
         reason = trainer.loop()
+        PROGRESS.mark("wait for checkpoints")
         wait_together(context, trainer.saver)
     finally:
         trainer.close()
@@ -73,8 +75,9 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         "checkpoint_bytes": {},
     }
     if reason is None:
+        PROGRESS.mark("best checkpoint")
         result["metrics"], best = finish.evaluate_best(config, context, trainer.data)
-        result["best_checkpoint"] = str(best)
+        result["best_checkpoint"] = context.run.named(best)
         result["checkpoint_bytes"] = {path.name: path.stat().st_size for path in sorted(best.iterdir())}
     result |= {
         "step": trainer.state.step,
@@ -114,6 +117,7 @@ class Trainer:
         self.config, self.context = config, context
         self.device, self.first = context.device, context.rank == 0
 
+        PROGRESS.mark("opening the data")
         self.data = open_run_data(config)
         self.fingerprint = fingerprint(self.data.train.digest, self.data.spec)
         self.layout = batch_layout(
@@ -121,6 +125,7 @@ class Trainer:
         )
         context.startup.mark("data")
 
+        PROGRESS.mark("building the model")
         detector = build_detector(config, device=self.device)
         self.loader = build.train_loader(config, self.data.train, detector, self.device)
         self.state, moments = self._resume(detector)
@@ -134,9 +139,11 @@ class Trainer:
         self.saver = build.saver(config, context) if self.first else None
         needed, peak = build.flops_and_peak(config, detector, self.device) if self.first else (None, None)
         context.startup.mark("model")
+        PROGRESS.mark("dry batch")
         if config.engine.dry_batch or config.engine.compile:
             dry_batch(detector, config, self.layout, self.loader.side, self.device)
         context.startup.mark("dry batch")
+        PROGRESS.mark("starting the engine")
         self.engine = TrainEngine(detector, config, self.layout, context.rank, self.device, moments)
         self.meter = Meter(
             config.data.global_batch, self.device, self.engine.clock, needed, peak, context.world_size
@@ -202,7 +209,8 @@ class Trainer:
         batches = self.loader.batches(
             plan, epoch=epoch, rank=context.rank, world=context.world_size, start=self.state.batch
         )
-        for batch in self.meter.waiting(batches):
+        marked = PROGRESS.through(batches, "data wait", "forward and backward", self.state.step + 1)
+        for batch in self.meter.waiting(marked):
             rate = learning_rate(self.state.step, self.data.steps_per_epoch, config.optim)
             batch = device_augment.finish(batch, self.device)
             terms = self.engine.step(batch, (config.run.seed, epoch, self.state.batch), rate)
@@ -213,6 +221,7 @@ class Trainer:
                 if self.first:
                     logger.info("%s", context.startup)
             if self.state.step % config.engine.log_every == 0 or self.state.batch == len(plan):
+                PROGRESS.mark("log")
                 self._update(bad_steps=bad_before + int(self.engine.bad_steps.item()))
                 self._log_step(terms, rate, self._batch_crc32(batch))
                 if reason := self._heed():
@@ -271,6 +280,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         """Validates, keeps the checkpoint, tells the outside."""
         epochs = self.config.optim.epochs
+        PROGRESS.mark("end of epoch", self.state.step)
         self._update(epoch=self.state.epoch + 1, batch=0)
         due = self.state.epoch % self.config.eval.every_epochs == 0 or self.state.epoch == epochs
         found: dict[str, float | None] = {}
@@ -283,9 +293,15 @@ class Trainer:
             journal.say_epoch(self.state.epoch, epochs, found, best=best)
         # after the record: a kill between the two repeats the epoch's end, and loses nothing
         path = self._checkpoint(found.get(self._best_name) if found else None, best=best)
+        PROGRESS.mark("report")
         plain = {name: float(value) for name, value in found.items() if value is not None}
         self.context.report(
-            plain | {"epoch": self.state.epoch, "step": self.state.step, "checkpoint_path": str(path)}
+            plain
+            | {
+                "epoch": self.state.epoch,
+                "step": self.state.step,
+                "checkpoint_path": self.context.run.named(path),
+            }
         )
 
     def _judge(self, found: dict[str, float | None]) -> bool:
@@ -315,6 +331,7 @@ class Trainer:
             metric: Value of the metric that chooses checkpoints, where it was evaluated at this step.
             best: Whether it is the best so far.
         """
+        PROGRESS.mark("checkpoint")
         trained, moments = self.engine.weights(), self.engine.moments()
         if self.saver is None:
             return self.context.run.checkpoints / checkpoint.step_name(self.state.step)

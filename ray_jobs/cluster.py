@@ -5,18 +5,25 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from dfdet import paths
-from dfdet.config import Config, Run
+from dfdet.config import Config, Engine, Run
 from dfdet.config_checks import usable_workers
 from dfdet.errors import ConfigError, DfdetError
+from dfdet.hang.progress import group_timeout_s
+from ray_jobs.growth import START_TIMEOUT_S, grown, growth
+from shards.places import local_folder
 
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT, ELASTIC_START_TIMEOUT_S = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30"
 """Elastic workers wait less: Ray counts a lost node for some seconds more, and then decides anew."""
+
+COLLECTIVE_TIMEOUT = "RAY_TRAIN_COLLECTIVE_TIMEOUT_S"
 
 QUIET = {
     # workers print through our own log; these are Ray's own warnings and watchers
@@ -29,7 +36,7 @@ QUIET = {
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
     # a worker group that cannot be placed, or ranks that report unequally, must not hang for ever
     START_TIMEOUT: "120",
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
+    COLLECTIVE_TIMEOUT: str(int(group_timeout_s(Engine().hang_timeout_s))),
     # a driver under `uv run` would start its workers through uv again
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
@@ -40,6 +47,9 @@ PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 LOCAL_PATIENCE_S, JOINED_PATIENCE_S = 20.0, 50.0
 """How long Ray may be silent. A Ray that was joined may come back (its head can be restarted), but
 60 s after losing it Ray ends the driver's process, without a word of ours."""
+
+
+CONNECT_TIMEOUT_S = 5.0
 
 
 class RayLostError(DfdetError):
@@ -63,13 +73,40 @@ def connect(config: Config) -> bool:
         ConfigError: The run asks for more workers, CPUs or GPUs than there are.
     """
     check_local(config)
+    # after the watchdogs of the workers, which tell more
+    os.environ.setdefault(COLLECTIVE_TIMEOUT, str(int(group_timeout_s(config.engine.hang_timeout_s))))
     if not isinstance(config.run.workers, int):
         os.environ.setdefault(START_TIMEOUT, ELASTIC_START_TIMEOUT_S)
-    return check_resources(config, join_or_start())
+    elif growth():
+        os.environ.setdefault(START_TIMEOUT, START_TIMEOUT_S)
+    cuda = check_resources(config, join_or_start())
+    tell_of_growth(config, cuda=cuda)
+    return cuda
+
+
+def tell_of_growth(config: Config, *, cuda: bool) -> None:
+    """Says so where the run waits for nodes that are still to come."""
+    import ray
+
+    needs = _needs(config.run, ("CPU", "GPU") if cuda else ("CPU",))
+    now = room(needs, ray.cluster_resources())
+    if now < config.run.fewest_workers:
+        print(
+            f"run.workers={config.run.fewest_workers}: room for {now} now; waiting for nodes, which come by"
+            " demand (`ray status` tells)",
+            flush=True,
+        )
 
 
 def join_or_start() -> dict[str, float]:
-    """Joins the cluster that the environment names, or starts a local Ray; gives its resources."""
+    """Joins the cluster that the environment names, or starts a local Ray.
+
+    Returns:
+        Its resources: those that there are, or that may come by demand.
+
+    Raises:
+        RayLostError: There is no such cluster.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault(PREEMPTION_WATCHER, "1" if joins_cluster() else "0")
@@ -78,7 +115,11 @@ def join_or_start() -> dict[str, float]:
     import ray
 
     if joins_cluster():
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+        check_answers(os.environ.get("RAY_ADDRESS", ""))
+        try:
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise no_ray(os.environ.get("RAY_ADDRESS", "auto"), " ".join(str(error).split())[:200]) from error
     else:
         ray.init(
             address="local",
@@ -88,8 +129,43 @@ def join_or_start() -> dict[str, float]:
             logging_level=logging.ERROR,
             _temp_dir=os.environ.get("RAY_TMPDIR"),
         )
-    resources: dict[str, float] = ray.cluster_resources()
-    return resources
+    return resources()
+
+
+def check_answers(address: str) -> None:
+    """Asks whether anything listens at ``HOST:PORT``: Ray itself looks for its head for minutes.
+
+    Raises:
+        RayLostError: Nothing does. Other forms of an address, as ``auto``, are Ray's to judge.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise no_ray(address, error.strerror or str(error)) from error
+
+
+def no_ray(address: str, cause: str) -> RayLostError:
+    """The error of an address where there is no cluster."""
+    return RayLostError(
+        f"RAY_ADDRESS={address}: no Ray answers there ({cause}); start its head with ray start --head --port"
+        " PORT, or unset RAY_ADDRESS to use this machine"
+    )
+
+
+def resources() -> dict[str, float]:
+    """Of the cluster that this process has joined: those that there are, or that may come by demand."""
+    import ray
+
+    now: dict[str, float] = ray.cluster_resources()
+    return grown(now) if joins_cluster() else now
+
+
+def settings() -> dict[str, str]:
+    """Ray's settings in this process, for those of ours that in turn start workers, on any node."""
+    return {name: os.environ[name] for name in (*QUIET, PREEMPTION_WATCHER) if name in os.environ}
 
 
 def check_local(config: Config) -> None:
@@ -169,9 +245,9 @@ def check_fits(run: Run, available: dict[str, float], kinds: tuple[str, ...]) ->
         elif share := math.floor(100 * have / fewest) / 100:
             remedies.append(f"--run.cpus_per_worker {share:g}")
         remedy = f"set {' or '.join(remedies)}" if remedies else "join a larger cluster"
-        shown = f"{list(_ends(run))}: {fewest}" if elastic else f"{run.workers}:"
+        shown = list(_ends(run)) if elastic else run.workers
         raise ConfigError(
-            f"run.workers={shown} x {need:g} {kind} = {fewest * need:g}, but Ray has"
+            f"run.workers={shown}: {fewest} x {need:g} {kind} = {fewest * need:g}, but Ray has"
             f" {have:g} {kind}; {remedy}"
         )
 
@@ -251,6 +327,33 @@ def absolute(path: str) -> str:
         ShardSetError: A URL holds a user or password.
     """
     return paths.absolute(path, home())
+
+
+def input_file(path: str) -> str:
+    """A file that the driver alone reads: a job may have brought it along, in its working folder.
+
+    What is not there, and URLs, as :func:`absolute` has it.
+    """
+    brought = Path(path)
+    return os.path.normpath(brought.absolute()) if brought.exists() else absolute(path)
+
+
+def with_config_file(argv: Sequence[str]) -> list[str]:
+    """The arguments, with the path of ``--config FILE`` as :func:`input_file` has it."""
+    args = [part for word in argv for part in (word.split("=", 1) if word[:9] == "--config=" else [word])]
+    place = args.index("--config") + 1 if "--config" in args else len(args)
+    if place < len(args) and args[place] and not args[place].startswith("-"):
+        args[place] = input_file(args[place])
+    return args
+
+
+def absolute_out(path: str) -> str:
+    """As :func:`absolute`, of a folder to write to, which is no URL.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    return absolute(str(local_folder(path)))
 
 
 def absolute_source(checkpoint: str) -> str:

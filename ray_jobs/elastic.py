@@ -19,9 +19,9 @@ from ray.train.torch import TorchTrainer
 
 from dfdet.config import Config
 from dfdet.config_checks import usable_workers
-from dfdet.errors import ConfigError
-from dfdet.runs.runfolder import RunFolder
-from dfdet.runs.runlog import RunLog, log_to
+from dfdet.errors import ConfigError, DfdetError
+from dfdet.runs.runfolder import CONTROLLER, RunFolder, open_run
+from dfdet.runs.runlog import JsonLog, RunLog, log_to
 from ray_jobs.lean import LeanTrainer
 from ray_jobs.notices import checkpoint_wanted, want_checkpoint
 
@@ -69,13 +69,13 @@ class DividingPolicy(ElasticScalingPolicy):
     def __init__(self, scaling_config: Any, config: Config, run: RunFolder) -> None:
         super().__init__(scaling_config)
         self.config = config
-        self._path = run.path  # a RunFolder holds locks, and cannot go to the controller's process
+        self._place = run.place  # a RunFolder holds locks, and cannot go to the controller's process
         self._saving = False
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Registers the run's wishes with Ray, and opens the log in the controller's process."""
-        self.run = RunFolder(self._path)
-        log_to([RunLog(self.run.log_txt)])
+        self.run = open_run(self._place, self.config.data.cache_dir, CONTROLLER)
+        log_to([RunLog(self.run.log_txt), JsonLog(self.run.path, "controller")])
         super().after_controller_start(train_run_context)
 
     def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
@@ -111,12 +111,15 @@ class DividingPolicy(ElasticScalingPolicy):
         if not isinstance(decision, ResizeDecision) or self._saving:
             self._saving = False
             return decision
+        now, then = worker_group_state.num_workers, decision.num_workers
+        try:
+            want_checkpoint(self.run)
+        except (OSError, DfdetError) as error:  # the storage is away: asked again at Ray's next look
+            logger.warning("room for %d workers, but a checkpoint cannot be asked for (%s)", then, error)
+            return NoopDecision()
         logger.info(
-            "room for %d workers instead of %d: saving a checkpoint, then going on with them",
-            decision.num_workers,
-            worker_group_state.num_workers,
+            "room for %d workers instead of %d: saving a checkpoint, then going on with them", then, now
         )
-        want_checkpoint(self.run)
         self._saving = True
         return NoopDecision()
 

@@ -20,7 +20,14 @@ from dfdet.evaluation.options import Options
 from dfdet.evaluation.outcome import conclude, show
 from dfdet.evaluation.request import Request, open_request
 from dfdet.runs.runlog import RunLog, log_to
-from ray_jobs.cluster import absolute, absolute_source, join_or_start, joins_cluster, local_resources
+from ray_jobs.cluster import (
+    absolute,
+    absolute_out,
+    absolute_source,
+    join_or_start,
+    joins_cluster,
+    local_resources,
+)
 from ray_jobs.scoring import count_workers, scored, uses_cuda
 from ray_jobs.watch import watch
 from shards.progress import show_progress
@@ -49,7 +56,7 @@ def with_absolute_paths(options: Options) -> Options:
             "checkpoint": tuple(map(absolute_source, options.checkpoint)),
             "test": _absolute_sets(options.test),
             "val": _absolute_sets(options.val),
-            "out": absolute(options.out or default_out()),
+            "out": absolute_out(options.out or default_out()),
             # the home folder of a user is each node's own
             "cache_dir": cache if cache.startswith("~") else absolute(cache),
             "pretrained": absolute(options.pretrained) if options.pretrained else None,

@@ -17,7 +17,7 @@ from dfdet.cli import parse_flags
 from dfdet.config import named_sets
 from dfdet.export.bundle import Shown, write_bundle
 from dfdet.export.request import Options, open_request
-from ray_jobs.cluster import absolute, absolute_source
+from ray_jobs.cluster import absolute, absolute_out, absolute_source
 from ray_jobs.exits import exit_code, sigterm_as_exit
 from shards.progress import show_progress
 
@@ -38,7 +38,7 @@ def with_absolute_paths(options: Options) -> Options:
     return options.model_copy(
         update={
             "checkpoint": absolute_source(options.checkpoint),
-            "out": absolute(options.out),
+            "out": absolute_out(options.out),
             "val": tuple(f"{name}={absolute(path)}" if path else name for name, path in named.items()),
             "evaluation": absolute(options.evaluation) if options.evaluation else None,
             "pretrained": absolute(options.pretrained) if options.pretrained else None,

@@ -12,12 +12,15 @@ import json
 import logging
 import traceback
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from dfdet.config import Config
 from dfdet.errors import DfdetError
+from dfdet.hang.verdict import Hang
 from dfdet.runs.atomic import to_json, write_json_atomic
 from dfdet.runs.runfolder import RunFolder, read_metrics
+from dfdet.runs.runlog import log_json
 from ray_jobs.notices import FOLDER, SupersededError, notices
 
 logger = logging.getLogger(__name__)
@@ -25,21 +28,23 @@ logger = logging.getLogger(__name__)
 FAILURE = "failure.json"
 """Names a failure that a restart would only repeat; the driver shows it and clears it."""
 
-CRASHES = "crashes.jsonl"
-"""Failures that were tried again, a line each."""
+HANG = "hang.json"
+"""Explains the hang that ended the last group of workers."""
+
+CRASHES = "crashes"
+"""Failures that were tried again, a line each: a file for each rank."""
 
 PEER_WORDS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 
 
 def forget(run: RunFolder) -> None:
     """Clears what an earlier start of the run has recorded: its cause may be gone."""
-    for name in (FAILURE, CRASHES):
-        (run.path / FOLDER / name).unlink(missing_ok=True)
+    run.withdraw(f"{FOLDER}/{FAILURE}", f"{FOLDER}/{HANG}", f"{FOLDER}/{CRASHES}/")
 
 
 def has_failed_for_good(run: RunFolder) -> bool:
     """Whether there is a failure that another attempt would repeat."""
-    return (run.path / FOLDER / FAILURE).exists()
+    return run.bring(f"{FOLDER}/{FAILURE}").exists()
 
 
 def read(run: RunFolder) -> tuple[str, int] | None:
@@ -77,6 +82,9 @@ def ending(run: RunFolder, config: Config, failure: BaseException | None) -> End
     if failure is not None:
         from ray_jobs.trainer import explain
 
+        if line := last_hang(run):
+            again = f"run.max_failures={config.run.max_failures}: the workers failed once more than that"
+            return Ending("failed", f"{again}; the last time {line}", 1)
         own = isinstance(failure, DfdetError)
         return Ending("failed", str(failure) if own else explain(failure, config), 1)
     if result.get("status") == "stopped":
@@ -96,15 +104,48 @@ def record(run: RunFolder, rank: int, error: Exception) -> None:
         return  # the folder is another attempt's
     try:
         if came_from_a_peer(error):
+            log_json(f"worker {rank} lost another one", error)
             _log(run, f"worker {rank} lost another one ({_name(error)})\n")
             return
+        log_json(f"worker {rank} failed: {_name(error)}", error)
         _log(run, "".join(traceback.format_exception(error)))
         if isinstance(error, DfdetError):
             _fail(run, rank, str(error), error.exit_code)
         else:
             _count(run, rank, error)
-    except OSError as unwritten:  # the storage is away, which may be the failure itself
+    except (OSError, DfdetError) as unwritten:  # the storage is away, which may be the failure itself
         logger.error("rank %d failed, which cannot be recorded: %s", rank, unwritten)
+
+
+def record_hang(run: RunFolder, rank: int, hang: Hang, line: str) -> None:
+    """Notes a hang, before the processes of all workers are ended.
+
+    Args:
+        run: The run.
+        rank: That of this worker, which need not be to blame.
+        hang: Who is.
+        line: Explains it.
+    """
+    log_json(line)
+    _log(run, f"{datetime.now():%Y-%m-%d %H:%M:%S} E {line}\n")
+    write_json_atomic(notices(run) / HANG, {"message": line})
+    run.publish(f"{FOLDER}/{HANG}")
+    if _repeats(run, hang.ranks[0], hang.step, f"{hang.phase} {hang.place}"):
+        _fail(run, rank, f"twice at the same step: {line}", 1)
+
+
+def last_hang(run: RunFolder) -> str | None:
+    """The line of the hang that ended the last group of workers, if that is how it ended."""
+    try:
+        text = run.bring(f"{FOLDER}/{HANG}").read_text(encoding="utf-8")
+        return str(json.loads(text)["message"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def forget_hang(run: RunFolder) -> None:
+    """To be called where workers start again."""
+    run.withdraw(f"{FOLDER}/{HANG}")
 
 
 def came_from_a_peer(error: Exception) -> bool:
@@ -117,17 +158,28 @@ def came_from_a_peer(error: Exception) -> bool:
 
 def _count(run: RunFolder, rank: int, error: Exception) -> None:
     """Gives the run up if this rank has failed alike before."""
-    step = max((entry.get("step", 0) for entry in read_metrics(run.metrics_jsonl)), default=0)
-    crash = {"rank": rank, "step": step, "place": _place(error)}
-    if crash in read_metrics(run.path / FOLDER / CRASHES):
+    metrics = read_metrics(run.bring(run.metrics_jsonl.name))
+    step = max((entry.get("step", 0) for entry in metrics), default=0)
+    if _repeats(run, rank, step, _place(error)):
         message = (
             f"worker {rank} failed twice after step {step} in the same way ({_name(error)}); not tried a"
             " third time: its traceback is in the log"
         )
         _fail(run, rank, message, 1)
-    else:
-        with (notices(run) / CRASHES).open("a", encoding="utf-8") as file:
-            file.write(to_json(crash) + "\n")
+
+
+def _repeats(run: RunFolder, rank: int, step: int, place: str) -> bool:
+    """Whether a rank has failed there before; from now on it has."""
+    crash = {"rank": rank, "step": step, "place": place}
+    name = f"{FOLDER}/{CRASHES}/rank-{rank}.jsonl"
+    crashes = run.bring(name)
+    if crash in read_metrics(crashes):
+        return True
+    crashes.parent.mkdir(parents=True, exist_ok=True)
+    with crashes.open("a", encoding="utf-8") as file:
+        file.write(to_json(crash) + "\n")
+    run.publish(name)
+    return False
 
 
 def _log(run: RunFolder, text: str) -> None:
@@ -138,6 +190,7 @@ def _log(run: RunFolder, text: str) -> None:
 
 def _fail(run: RunFolder, rank: int, message: str, code: int) -> None:
     write_json_atomic(notices(run) / FAILURE, {"message": message, "exit_code": code, "rank": rank})
+    run.publish(f"{FOLDER}/{FAILURE}")
 
 
 def _name(error: Exception) -> str:

@@ -1,15 +1,42 @@
 """Places of workers that stay taken after the process that asked for them was killed.
 
 A placement group goes with the actor that made it, Ray Train's controller, where that is killed; not where
-it ends because the trial that started it was killed (Ray 2.60). Ray Train's own cleaner needs the dashboard.
+it ends because the trial that started it was killed, nor where both go with their node: then Ray even moves
+the group to another node (Ray 2.60). Ray Train's own cleaner needs the dashboard.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from dfdet.runs.patience import Warner
+
 logger = logging.getLogger(__name__)
+_warner = Warner(logger)
+
+LOOK_EVERY_S = 5.0
+"""How often the driver of a sweep looks for such places (seconds)."""
+
+
+@contextmanager
+def without_leftovers() -> Iterator[None]:
+    """Frees them again and again meanwhile: trials may need them to start at all."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(LOOK_EVERY_S):
+            free_leftovers()
+
+    thread = threading.Thread(target=look, name="leftovers", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def free_leftovers() -> None:
@@ -22,7 +49,7 @@ def free_leftovers() -> None:
             if group.creator_job_id.hex() == job and _is_left(group):
                 _remove(group)
     except Exception as error:  # noqa: BLE001 - private to Ray: what is not freed is waited for
-        logger.warning("places of killed trials cannot be freed (%s: %s)", type(error).__name__, error)
+        _warner.warn("places of killed trials cannot be freed (%s: %s)", type(error).__name__, error)
 
 
 def _placement_groups() -> list[Any]:

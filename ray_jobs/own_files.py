@@ -70,7 +70,8 @@ def _meant(given: str, folder: Path) -> Iterator[Path]:
     else:
         matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(given) else []  # noqa: PTH207
         files = [file for match in map(Path, matches) for file in _files(match)]
-        missing = "no such file or folder" if not matches else "matches no video or image"
+        place = "" if path == Path(given) else f" in {folder}"
+        missing = f"no such file or folder{place}" if not matches else "matches no video or image"
     if not files:
         raise InputError(f"{text(given)}: {missing}")
     yield from files

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from dfdet.checkpoints.opened import Opened, open_checkpoint
 from dfdet.cli import parse_flags
 from dfdet.errors import ConfigError
 from dfdet.evaluation.aggregate import TEMPORAL, aggregator, without_clips
-from dfdet.prediction.records import Folder, Prediction
+from dfdet.prediction.records import Folder, Prediction, claimed
 from dfdet.prediction.summary import counts, table
 from dfdet.prediction.verdict import rule_of
 from ray_jobs.cluster import absolute, absolute_source, home, join_or_start, joins_cluster, logical_cpus
@@ -34,6 +35,7 @@ from ray_jobs.own_files import Target, find_targets
 from ray_jobs.own_recipe import Chosen, CutFlags, cutting
 from ray_jobs.predicting import here, in_tasks, plan_tasks
 from ray_jobs.predictor import Ask
+from shards.places import local_folder
 from shards.progress import show_progress
 
 FEW = 8
@@ -95,31 +97,57 @@ def main(argv: list[str]) -> int:
 
 def run(options: Predict) -> int:
     """Checks, predicts on what has no result yet, tells."""
+    options = with_absolute_paths(options)
     targets = check(options)
     local = options.workers == 0 or (options.workers is None and len(targets) < FEW)
     cuda = _wants_cuda(options)
     opened = open_checkpoint(
-        absolute_source(options.checkpoint),
+        options.checkpoint,
         device="cuda" if local and cuda else "cpu",
         pretrained=options.pretrained,
     )
     ask, remarks = make_ask(options, opened, local=local, cuda=cuda)
-    folder = Folder(ask.out, result_options(ask)) if ask.out else None
+    predicted = partial(_predicted, options, ask, opened, local=local, cuda=cuda)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    for line in [*before(opened, ask), *remarks]:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    with claimed(ask.out):
+        folder = Folder(ask.out, result_options(ask)) if ask.out else None
+        for line in [*before(opened, ask), *remarks]:
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        found = predict_all(targets, folder, predicted)
+    after(found, ask, console)
+    return 1 if all(record.status == "damaged" for record in found) else 0
+
+
+def predict_all(
+    targets: Sequence[Target],
+    folder: Folder | None,
+    predicted: Callable[[Sequence[Target]], Iterable[Prediction]],
+) -> list[Prediction]:
+    """Results of all files, in their order; what is missing in the folder is predicted and added to it."""
     records = {each.name: folder.done[each.name] for each in targets if folder and _has(folder, each)}
     todo = [each for each in targets if each.name not in records]
     with sigterm_as_exit(), show_progress("files") as progress:
-        for number, record in enumerate(_predicted(options, ask, opened, todo, local=local, cuda=cuda), 1):
+        for number, record in enumerate(predicted(todo), 1):
             records[record.path] = record
             if folder:
                 folder.add(record)
             progress(number, len(todo))
     names = [each.name for each in targets]
-    found = folder.close(names) if folder else [records[name] for name in names]
-    after(found, ask, console)
-    return 1 if all(record.status == "damaged" for record in found) else 0
+    return folder.close(names) if folder else [records[name] for name in names]
+
+
+def with_absolute_paths(options: Predict) -> Predict:
+    """The options with every path absolute but those of the files, whose patterns are the user's."""
+    pretrained, paths = options.pretrained, {"out": options.out, "weights": options.weights}
+    local_folder(options.out or "")
+    found = {name: Path(absolute(str(path))) for name, path in paths.items() if path is not None}
+    return options.model_copy(
+        update={
+            "checkpoint": absolute_source(options.checkpoint),
+            "pretrained": absolute(pretrained) if pretrained else None,
+            **found,
+        }
+    )
 
 
 def check(options: Predict) -> list[Target]:
@@ -164,7 +192,7 @@ def make_ask(options: Predict, opened: Opened, *, local: bool, cuda: bool) -> tu
         aggregate=options.aggregate,
         rule=rule_of(opened.threshold, options.threshold, options.aggregate),
         crop_scale=crop_scale,
-        out=Path(absolute(str(options.out))) if options.out else None,
+        out=options.out,
         sheet=options.sheet,
         video=options.video,
         heatmap=options.heatmap,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ POLL_SECONDS = 0.5
 
 
 class Follower(AbstractContextManager["Follower"]):
-    """A thread that follows ``log.txt`` (lines) or ``metrics.jsonl`` (bar) until the block ends."""
+    """A thread that follows logs (lines) or ``metrics.jsonl`` (bar) until the block ends."""
 
-    def __init__(self, log: Path, metrics: Path) -> None:
+    def __init__(self, logs: Sequence[Path], metrics: Path) -> None:
         self.console = Console(file=sys.stdout, highlight=False)
         self.bar = self.console.is_terminal
-        self.log, self.metrics = Tail(log, from_end=True), Tail(metrics, from_end=False)
+        self.logs = [Tail(log, from_end=True) for log in logs]
+        self.metrics = Tail(metrics, from_end=False)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self.progress = Progress(
@@ -52,7 +54,7 @@ class Follower(AbstractContextManager["Follower"]):
         self._show()
 
     def _show(self) -> None:
-        for line in self.log.lines():
+        for line in [line for log in self.logs for line in log.lines()]:
             if not self.bar:
                 print(line, flush=True)
             elif "  step " not in line and " I step " not in line:

@@ -22,7 +22,7 @@ from dfdet.errors import ConfigError, DfdetError
 from dfdet.evaluation.folder import RESULT
 from dfdet.evaluation.reproduction import Options, Planned, Sets, entries, find_sets, markdown, plan, to_json
 from dfdet.runs.atomic import write_bytes_atomic
-from ray_jobs.cluster import absolute
+from ray_jobs.cluster import absolute, absolute_out
 
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl."""
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         sets, runs = find_sets(Path(absolute(options.shards))), plan(options)
         for run in {run.recipe: run for run in runs}.values():
             cli.parse(train_command(run, sets, Path("out"), training)[2:], "train.py")  # refuses bad flags
-        return reproduce(runs, sets, Path(absolute(options.out)), training)
+        return reproduce(runs, sets, Path(absolute_out(options.out)), training)
     except DfdetError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

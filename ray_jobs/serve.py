@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import signal
 import socket
 import sys
@@ -77,24 +78,34 @@ def listening(options: Serve) -> Iterator[socket.socket]:
 
 def run(checked: Checked, sock: socket.socket) -> int:
     """Starts Ray and the replicas, serves until a signal, ends; gives the exit code."""
+    import ray
+
     resources = join_or_start()
-    name = f"dfdet-{sock.getsockname()[1]}"
+    name = f"dfdet-{sock.getsockname()[1]}-{secrets.token_hex(4)}"  # never that of a server before
     try:
         service, kind = _service(checked, name, resources)
         for line in _heading(checked, kind, sock):
             print(line, flush=True)
         return asyncio.run(_serve(service, checked, sock))
     finally:
-        _end(name)
+        ray.shutdown()
 
 
 def _service(checked: Checked, name: str, resources: dict[str, float]) -> tuple[Service, str]:
-    from ray_jobs.serve_replicas import Scoring, finder, scorer, start
+    from ray_jobs.serve_guard import guard
+    from ray_jobs.serve_replicas import KINDS, Scoring, finder, scorer, start
 
     options, bundle, metrics = checked.options, checked.bundle, Metrics()
     device = device_of(options, resources)
     bundle.graph(options.precision, device)
+    if joins_cluster():
+        guard([f"{name}-{each}" for each in KINDS])
     faces, model, threads = plan(options, resources, device)
+    print(
+        f"starting {options.low_high[0]} replicas of {faces.cpus:g} CPU and as many of {model.cpus:g} CPU,"
+        f" {model.gpus:g} GPU; they wait until there is room",
+        flush=True,
+    )
     scoring = Scoring(bundle, options.precision, device, threads, options.max_batch, options.batch_wait_ms)
     handles = start(name, checked.setting, scoring, options.low_high, (faces, model))
     service = Service(
@@ -167,18 +178,6 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _end(name: str) -> None:
-    """Ends the replicas: a local Ray with all that is in it, of a cluster that was joined only ours."""
-    import ray
-
-    if joins_cluster():
-        from ray import serve
-
-        for each in ("faces", "model"):
-            serve.delete(f"{name}-{each}")
-    ray.shutdown()
 
 
 if __name__ == "__main__":

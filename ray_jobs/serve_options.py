@@ -107,10 +107,11 @@ def check(options: Serve) -> Checked:
     Raises:
         InputError: Anything that would fail later.
     """
+    options = with_absolute_paths(options)
     low, high = options.low_high
     if not 1 <= low <= high:
         raise ConfigError(f"--replicas {low} {high}: give a count from 1, or LOW HIGH with LOW <= HIGH")
-    bundle = open_bundle(Path(absolute(str(options.bundle))))
+    bundle = open_bundle(options.bundle)
     if not joins_cluster():
         resources = local_resources()
         device = device_of(options, resources)
@@ -121,6 +122,13 @@ def check(options: Serve) -> Checked:
     aggregate = bundle.threshold.aggregate if bundle.threshold else "mean"
     rule = rule_of(bundle.threshold, None, aggregate)
     return Checked(options, bundle, setting, rule, cut.remarks, read_token(options))
+
+
+def with_absolute_paths(options: Serve) -> Serve:
+    """The options with every path absolute."""
+    paths = {name: getattr(options, name) for name in ("bundle", "weights", "token_file")}
+    found = {name: Path(absolute(str(path))) for name, path in paths.items() if path is not None}
+    return options.model_copy(update=found)
 
 
 def device_of(options: Serve, resources: dict[str, float]) -> str:

@@ -26,6 +26,8 @@ from ray_jobs.serve_options import Share
 
 logger = logging.getLogger(__name__)
 
+KINDS = ("faces", "model")
+"""Ends of the names of a server's applications."""
 RETRIES = 2
 """Times that a call is made again when its replica dies."""
 CALLS_A_FINDER = 16
@@ -101,8 +103,8 @@ def start(
     quiet = {"enable_access_log": False, "log_level": "WARNING"}
     serve.start(proxy_location="Disabled", logging_config=quiet)
     apps = (
-        (f"{name}-faces", FacesReplica, setting, shares[0], CALLS_A_FINDER),
-        (f"{name}-model", ModelReplica, scoring, shares[1], CALLS_A_MODEL),
+        (f"{name}-{KINDS[0]}", FacesReplica, setting, shares[0], CALLS_A_FINDER),
+        (f"{name}-{KINDS[1]}", ModelReplica, scoring, shares[1], CALLS_A_MODEL),
     )
     targets = [
         serve.RunTarget(

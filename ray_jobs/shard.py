@@ -19,14 +19,21 @@ from pydantic import Field
 from rich.console import Console
 
 from dfdet.errors import DfdetError
-from ray_jobs.cluster import absolute, join_or_start
+from ray_jobs.cluster import absolute, absolute_out, input_file, join_or_start
 from ray_jobs.sharding import in_tasks, plan_actors
 from shards import report
 from shards.options import VideoSets
 from shards.progress import show_progress
 from shards.videos import find, make_video_sets, making
 
-PATHS = ("root", "out", "splits", "labels", "weights")
+PATHS = {
+    "root": absolute,
+    "out": absolute_out,
+    "splits": input_file,
+    "labels": input_file,
+    "weights": input_file,
+}
+"""What makes each path absolute; the last three are read by the driver alone."""
 
 
 class ShardJob(VideoSets):
@@ -56,7 +63,7 @@ def main(argv: list[str]) -> int:
 def with_absolute_paths(options: ShardJob) -> ShardJob:
     """The options with paths that mean the same in every process."""
     given = {name: getattr(options, name) for name in PATHS}
-    found = {name: Path(absolute(str(path))) for name, path in given.items() if path is not None}
+    found = {name: Path(PATHS[name](str(path))) for name, path in given.items() if path is not None}
     return options.model_copy(update=found)
 
 

@@ -14,6 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from dfdet.errors import ConfigError, InputError
 from dfdet.runs.atomic import write_bytes_atomic
+from ray_jobs.growth import cpus_to_ask
 from ray_jobs.ordered import cause_of, in_order
 from shards.detect import open_detector
 from shards.detect.faces import Faces, Image
@@ -78,7 +79,7 @@ def in_tasks(make: Making, workers: int, actors: Actors) -> Mapper:
 
     Args:
         make: Options and recipe.
-        workers: Tasks at a time; 0: as many as the cluster has CPUs.
+        workers: Tasks at a time; 0: two for each CPU of the cluster.
         actors: Detector actors; with none, each worker process opens a detector of its own.
     """
 
@@ -92,7 +93,7 @@ def in_tasks(make: Making, workers: int, actors: Actors) -> Mapper:
         )
         task = ray.put(Task(make, weights, handles))
         # Two a CPU keep each busy while this process writes a shard.
-        at_once = workers or 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        at_once = workers or 2 * cpus_to_ask(ray.cluster_resources().get("CPU", 1))
         submit = prepare.options(max_retries=RETRIES).remote
         for job, ref in in_order(jobs, lambda job: submit(task, job), at_once):
             yield _result(job, ref, make)

@@ -17,7 +17,8 @@ from dfdet.config import Config
 from dfdet.errors import ConfigError, TrainingError
 from dfdet.sweep.study import Done
 from dfdet.sweep.sweeper import Assignment, Sweeper
-from ray_jobs.cluster import room
+from ray_jobs.cluster import room, settings
+from ray_jobs.leftovers import without_leftovers
 from ray_jobs.trial import FAILURE, train_setting
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def run_sweep(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it prints whole tracebacks
     tune_folder = sweeper.driver / TUNE_FOLDER
     try:
-        tune.Tuner(
+        tuner = tune.Tuner(
             # Ray Train reserves what its workers need; the trial itself only waits
             tune.with_resources(train, {"memory": 1e6}),
             tune_config=tune.TuneConfig(
@@ -103,7 +104,9 @@ def run_sweep(
                 failure_config=tune.FailureConfig(max_failures=sweeper.base.run.max_failures),
                 verbose=0,
             ),
-        ).fit()
+        )
+        with without_leftovers():
+            tuner.fit()
     except Exception as error:  # noqa: BLE001 - whatever Tune raises, the study and the runs are safe
         return error
     finally:
@@ -141,6 +144,7 @@ def _searcher(sweeper: Sweeper, cuda: bool) -> Any:
                 "configs": [config.model_dump(mode="json") for config in found.runs],
                 "driver": str(sweeper.driver),
                 "cuda": cuda,
+                "settings": settings(),
             }
 
         def on_trial_complete(

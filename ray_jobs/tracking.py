@@ -12,9 +12,11 @@ import hashlib
 import importlib.util
 import os
 import time
+from pathlib import PurePosixPath
 from typing import Any
 
 from dfdet.config import Config, leaves
+from dfdet.data.remote import is_url
 from dfdet.errors import ConfigError
 from dfdet.runs.runfolder import RunFolder
 from dfdet.runs.tracking import Background, TensorBoard, Tracker, numbers
@@ -44,6 +46,24 @@ def check(config: Config) -> None:
             "run.track=wandb: there is no API key; run `wandb login`, or set WANDB_API_KEY, or"
             " WANDB_MODE=offline to send the run later with `wandb sync`"
         )
+
+    if "mlflow" in config.run.track and not joins_cluster():
+        mlflow_uri(config.run.storage)
+
+
+def mlflow_uri(storage: str) -> str:
+    """MLflow's server, or a database beside the runs.
+
+    Raises:
+        ConfigError: Runs lie behind a URL, where there can be no database.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if not given and is_url(storage):
+        raise ConfigError(
+            f"run.track=mlflow: run.storage={storage} can hold no database; set MLFLOW_TRACKING_URI to a"
+            " server's address on all nodes, or leave mlflow out of --run.track"
+        )
+    return given or f"sqlite:///{storage}/mlflow.db"
 
 
 def _wandb_ready() -> bool:
@@ -95,7 +115,7 @@ def run_id(run: RunFolder) -> str:
 
     The same on a resume, and another for a run of the same name elsewhere.
     """
-    place = hashlib.sha256(str(run.path.absolute()).encode()).hexdigest()[:8]
+    place = hashlib.sha256(run.place.encode()).hexdigest()[:8]
     return f"{run.path.name[:100]}-{place}"
 
 
@@ -110,7 +130,7 @@ class WandbRun:
             config=dotted(config.model_dump(mode="json")),
             rank_zero_only=False,  # Trackers has chosen the rank
             project=config.run.track_project,
-            group=os.environ.get("WANDB_RUN_GROUP") or run.path.parent.name,
+            group=os.environ.get("WANDB_RUN_GROUP") or PurePosixPath(run.place).parent.name,
             id=run_id(run),
             name=run.path.name,
             dir=str(run.path),
@@ -136,8 +156,7 @@ class MlflowRun:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", MLFLOW_TIMEOUT_S)
         from mlflow import MlflowClient
 
-        storage = run.path.absolute().parent
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage / 'mlflow.db'}"
+        uri = mlflow_uri(run.place.rpartition("/")[0])
         self._client = MlflowClient(tracking_uri=uri)
         found = self._find(config.run.track_project, run_id(run))
         self._id = found or self._start(config, run, uri)
@@ -162,7 +181,7 @@ class MlflowRun:
             experiment_name=config.run.track_project,
             run_name=run.path.name,
             create_experiment_if_not_exists=True,
-            tags={RUN_TAG: run_id(run), "group": run.path.parent.name},
+            tags={RUN_TAG: run_id(run), "group": PurePosixPath(run.place).parent.name},
             rank_zero_only=False,  # Trackers has chosen the rank
         )
         return str(mlflow.active_run().info.run_id)

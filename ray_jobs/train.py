@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from dfdet.cli import parse
 from dfdet.config import Config
 from dfdet.errors import DfdetError
 from dfdet.recipes import RECIPES
 from dfdet.runs.runfolder import RunFolder
-from dfdet.runs.runlog import RunLog, log_to
+from dfdet.runs.runlog import JsonLog, RunLog, log_to
 from dfdet.runs.startup import Startup
 from dfdet.runs.summary import show_result
 from ray_jobs import failures
-from ray_jobs.cluster import connect
+from ray_jobs.cluster import connect, with_config_file
 from ray_jobs.preflight import build_demo_if_missing, check, with_absolute_paths
 from ray_jobs.progress import Follower
 from ray_jobs.watch import watch
@@ -35,7 +34,7 @@ def main(argv: list[str]) -> int:
     try:
         if not argv:
             print(f"no recipe given: running demo (there are {', '.join(RECIPES)}; --help tells more)")
-        config = with_absolute_paths(parse(argv, prog="train.py"))
+        config = with_absolute_paths(parse(with_config_file(argv), prog="train.py"))
         build_demo_if_missing(config)
         check(config)
         startup.mark("checks")
@@ -47,15 +46,15 @@ def main(argv: list[str]) -> int:
 
 def run(config: Config, startup: Startup) -> int:
     """Claims the run folder, trains, prints the result."""
-    folder, status = RunFolder.claim(Path(config.run.storage), str(config.run.name), config)
+    folder, status = RunFolder.claim(config.run.storage, str(config.run.name), config)
     try:
         if status == "finished":
-            print(f"{folder.path}: already finished; its result:")
-            show_result(folder.read_result() or {}, folder.result_json)
+            print(f"{folder.place}: already finished; its result:")
+            show_result(folder.read_result() or {}, folder.named(folder.result_json))
             return 0
-        log_to([RunLog(folder.log_txt)])
-        print(f"run folder: {folder.path}" + (" (resuming)" if status == "resume" else ""), flush=True)
-        with Follower(folder.log_txt, folder.metrics_jsonl):
+        log_to([RunLog(folder.log_txt), JsonLog(folder.path, "driver")])
+        print(f"run folder: {folder.place}" + (" (resuming)" if status == "resume" else ""), flush=True)
+        with Follower(folder.logs, folder.metrics_jsonl), folder.following():
             failure, signals = fit(config, folder, startup)
         return conclude(config, folder, failure, signals)
     finally:
@@ -76,11 +75,11 @@ def conclude(config: Config, folder: RunFolder, failure: BaseException | None, s
     """Exit code of a run that ended, with its result or its one clear line printed."""
     ended = failures.ending(folder, config, None if signals else failure)
     if ended.status == "finished":  # whatever befell Ray afterwards
-        show_result(folder.read_result() or {}, folder.result_json)
+        show_result(folder.read_result() or {}, folder.named(folder.result_json))
         return 0
     if ended.status == "failed" and (not signals or failures.has_failed_for_good(folder)):
         failures.keep(folder, ended.message, failure)
-        print(f"error: {ended.message} (log: {folder.log_txt})", file=sys.stderr)
+        print(f"error: {ended.message} (log: {folder.named(folder.run_log)})", file=sys.stderr)
         return ended.code
     reason = "" if signals else f" ({ended.message})"
     print(f"stopped{reason}; go on with --run.name {folder.path.name}", flush=True)

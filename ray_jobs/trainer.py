@@ -5,17 +5,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from dfdet.config import Config
-from dfdet.runs.runfolder import RunFolder
+from dfdet.data.remote import is_url
+from dfdet.hang.progress import group_timeout_s
+from dfdet.runs.patience import patiently
+from dfdet.runs.runfolder import CONTROLLER, RunFolder, open_run
 from dfdet.runs.startup import Startup
-from ray_jobs.notices import FOLDER, begin_attempt
-from ray_jobs.worker import heed_sigterm, train_worker
+from ray_jobs.notices import FOLDER, begin_attempt, begin_group
+from ray_jobs.worker import enter, train_worker
 
 logger = logging.getLogger(__name__)
+
+PLACED, PLACED_ELASTIC, PLACED_IN_SWEEP = 2, 100, 1000
+"""Starts that found no room, two minutes each, before the run is given up (by default Ray never does).
+Elastic workers, which wait half a minute, meet one with each lost node; settings of a sweep wait for each
+other's places where a node is lost."""
 
 RESIZE_EVERY_S = 10.0
 """How often a resize of elastic workers is considered (seconds); each restarts the group, so those of
@@ -29,6 +38,7 @@ def torch_trainer(
     cuda: bool,
     callbacks: Sequence[Any] = (),
     startup: Startup | None = None,
+    in_sweep: bool = False,
 ) -> Any:
     """The trainer of one run: workers, restarts and storage from the config.
 
@@ -51,11 +61,10 @@ def torch_trainer(
         train_worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
-            "folder": str(folder.path),
-            "attempt": attempt,
+            "folder": folder.place,
             "startup": asdict(startup or Startup()),
         },
-        torch_config=_torch_config("nccl" if cuda else "gloo"),
+        torch_config=_torch_config("nccl" if cuda else "gloo", group_timeout_s(config.engine.hang_timeout_s)),
         scaling_config=ScalingConfig(
             num_workers=config.run.workers,  # type: ignore[arg-type]
             use_gpu=cuda,
@@ -64,19 +73,19 @@ def torch_trainer(
         ),
         run_config=RunConfig(
             name=f"attempt-{time.time_ns()}",
-            storage_path=str(folder.path / FOLDER),
+            **_ray_storage(folder),
             failure_config=FailureConfig(
                 max_failures=config.run.max_failures,
-                # Starts that found no room, by default without an end. Elastic workers meet one with each
-                # lost node.
-                controller_failure_limit=100 if elastic else 2,  # type: ignore[call-arg]
+                controller_failure_limit=(  # type: ignore[call-arg]
+                    PLACED_ELASTIC if elastic else PLACED_IN_SWEEP if in_sweep else PLACED
+                ),
             ),
-            callbacks=[_sigterm_callback(), *callbacks],
+            callbacks=[_group_callback(folder.place, attempt, config), *callbacks],
         ),
     )
 
 
-def _torch_config(backend: str) -> Any:
+def _torch_config(backend: str, timeout_s: float) -> Any:
     """Torch's process group in each worker, as Ray makes it, but never taken down before the worker.
 
     Before it ends the workers of a group that failed or is resized, Ray Train destroys the process
@@ -95,19 +104,39 @@ def _torch_config(backend: str) -> Any:
         def backend_cls(self) -> Any:
             return Backend
 
-    return Config(backend=backend)
+    return Config(backend=backend, timeout_s=int(timeout_s))
 
 
-def _sigterm_callback() -> Any:
-    # Ray's hook into the main thread of a worker's process, where alone signal handlers can be set:
-    # train_worker runs in another. A DeveloperAPI of Ray 2.60, without a public path.
-    from ray.train.v2._internal.execution.callback import WorkerCallback
+def _ray_storage(folder: RunFolder) -> dict[str, Any]:
+    """Where Ray Train keeps its own records: in the run folder; for a run behind a URL in memory.
 
-    class SigtermCallback(WorkerCallback):
+    Nothing is ever read of them, and there Ray would fail where the storage is away for a moment.
+    """
+    if not is_url(folder.place):
+        return {"storage_path": str(folder.path / FOLDER)}
+    import fsspec
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    memory = PyFileSystem(FSSpecHandler(fsspec.filesystem("memory")))
+    return {"storage_path": f"/{FOLDER}", "storage_filesystem": memory}
+
+
+def _group_callback(place: str, attempt: str, config: Config) -> Any:
+    # Two hooks, DeveloperAPI of Ray 2.60 without a public path. The first is called in the controller
+    # before each group starts; then a copy goes to each worker, where the second is called in the main
+    # thread, in which alone signal handlers can be set: train_worker runs in another.
+    from ray.train.v2._internal.execution.callback import WorkerCallback, WorkerGroupCallback
+
+    class GroupCallback(WorkerGroupCallback, WorkerCallback):
+        def before_worker_group_start(self, worker_group_context: Any) -> None:
+            with closing(open_run(place, config.data.cache_dir, CONTROLLER)) as run:
+                what, patience_s = f"run folder {place}", config.engine.storage_patience_s
+                self.name = patiently(lambda: begin_group(run, attempt), what, patience_s)
+
         def after_init_train_context(self) -> None:
-            heed_sigterm()
+            enter(self.name)
 
-    return SigtermCallback()
+    return GroupCallback()
 
 
 def fit(
@@ -117,6 +146,7 @@ def fit(
     cuda: bool,
     callbacks: Sequence[Any] = (),
     startup: Startup | None = None,
+    in_sweep: bool = False,
 ) -> BaseException | None:
     """Trains, and starts anew where the controller died, up to ``run.max_failures`` times.
 
@@ -126,6 +156,7 @@ def fit(
         cuda: Whether workers have a GPU each.
         callbacks: Ray Train's, as to forward reports to Tune.
         startup: The clock of this start.
+        in_sweep: Whether other settings may have the room, and leave it when they are done.
 
     Returns:
         What it failed with, None where it did not.
@@ -135,7 +166,9 @@ def fit(
     failures = 0
     while True:
         try:
-            torch_trainer(config, folder, cuda=cuda, callbacks=callbacks, startup=startup).fit()
+            torch_trainer(
+                config, folder, cuda=cuda, callbacks=callbacks, startup=startup, in_sweep=in_sweep
+            ).fit()
             return None
         except RayActorError as error:  # TrainingFailedError is none: that one counts by itself
             failures += 1
@@ -167,7 +200,7 @@ def explain(failure: BaseException, config: Config) -> str:
         )
     if isinstance(failure, ControllerError) and "Timeout" in type(failure.controller_failure).__name__:
         return (
-            f"run.workers={run.workers}: no room for them within two minutes, again and again; join more"
+            f"run.workers={run.workers}: no room for them in time, again and again; join more"
             " nodes, or allow fewer as --run.workers LOW HIGH, and start the same command again"
         )
     if isinstance(failure, RayActorError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from dfdet.config import Config, from_dict
 from dfdet.errors import DfdetError, RunFolderError
 from dfdet.runs.runfolder import ClaimStatus, RunFolder
-from dfdet.runs.runlog import RunLog, log_to
+from dfdet.runs.runlog import JsonLog, RunLog, log_to
 from dfdet.sweep.sweeper import STOP
 from ray_jobs import failures
 from ray_jobs.leftovers import free_leftovers
@@ -30,10 +31,12 @@ def train_setting(args: dict[str, Any]) -> None:
     What came of a run lies in its folder. An exception leaves here only where a new attempt may help.
 
     Args:
-        args: ``configs`` (dumped, one a seed), ``cuda``, and ``driver``, the folder of the sweep's driver.
+        args: ``configs`` (dumped, one a seed), ``cuda``, ``driver``, the folder of the sweep's driver, and
+            ``settings``, those of Ray in that driver: a process on another node has them from nowhere else.
     """
     from ray import tune
 
+    os.environ.update(args["settings"])
     try:
         _train_all(args)
     except DfdetError as error:
@@ -58,7 +61,7 @@ def claim(config: Config, until: float) -> tuple[RunFolder, ClaimStatus]:
     """Takes a run folder; waits while another process holds it, up to a time of the monotonic clock."""
     while True:
         try:
-            return RunFolder.claim(Path(config.run.storage), str(config.run.name), config)
+            return RunFolder.claim(config.run.storage, str(config.run.name), config)
         except RunFolderError:
             if time.monotonic() > until:
                 raise
@@ -70,8 +73,8 @@ def _train(config: Config, folder: RunFolder, number: int, cuda: bool) -> bool:
     from ray_jobs import trainer
 
     failures.forget(folder)
-    log_to([RunLog(folder.log_txt)])
-    failure = trainer.fit(config, folder, cuda=cuda, callbacks=[_forward(number)])
+    log_to([RunLog(folder.log_txt), JsonLog(folder.path, "trial")])
+    failure = trainer.fit(config, folder, cuda=cuda, callbacks=[_forward(number)], in_sweep=True)
     ended = failures.ending(folder, config, failure)
     if ended.status == "failed":
         failures.keep(folder, ended.message, failure)

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dfdet.config import Config
+from dfdet.data.remote import is_url
 from dfdet.data.sets import RunData
 from dfdet.errors import ConfigError, DfdetError
 from dfdet.runs.runlog import RunLog, log_to
@@ -33,7 +34,16 @@ from dfdet.sweep.space.space import Space
 from dfdet.sweep.storage import check_database, with_absolute_path
 from dfdet.sweep.study import Search, SweepStudy
 from dfdet.sweep.sweeper import Sweeper
-from ray_jobs.cluster import absolute, check_resources, connect, joins_cluster, local_resources
+from ray_jobs.cluster import (
+    absolute,
+    check_resources,
+    connect,
+    input_file,
+    joins_cluster,
+    local_resources,
+    resources,
+    with_config_file,
+)
 from ray_jobs.console import Console
 from ray_jobs.preflight import build_demo_if_missing, check, with_absolute_paths
 from ray_jobs.sweeping import concurrency, run_sweep
@@ -45,7 +55,7 @@ logger = logging.getLogger(__name__)
 def main(argv: list[str]) -> int:
     """Runs the command line; gives the exit code (0 done, 2 bad input, 1 failure, 130/143 signals)."""
     try:
-        asked = command.parse(argv, "tune.py")
+        asked = command.parse(with_config_file(argv), "tune.py")
         return run(begun(asked) if asked.config is not None else resumed(asked))
     except DfdetError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -56,6 +66,7 @@ def begun(asked: Command) -> Record:
     """A sweep from its command line; where its name is taken by the same sweep, that goes on."""
     assert asked.config is not None
     config = with_absolute_paths(asked.config)
+    refuse_url(config.run.storage)
     build_demo_if_missing(config)
     options = asked.options
     if options.study:
@@ -66,11 +77,25 @@ def begun(asked: Command) -> Record:
 
 def resumed(asked: Command) -> Record:
     """A sweep from its folder, with the command line's own flags."""
+    refuse_url(asked.storage)
     record = command.resumed(asked, Path(absolute(asked.storage)) / str(asked.resume), "tune.py")
     data = check_setting(record.config, record.options)
     if "--space" in " ".join(asked.flags):
         record = record.model_copy(update={"space": searched(record.config, record.options, data)})
     return record
+
+
+def refuse_url(storage: str) -> None:
+    """Refuses a storage without a filesystem, where a sweep's journal and drivers meet.
+
+    Raises:
+        ConfigError: It is a URL.
+    """
+    if is_url(storage):
+        raise ConfigError(
+            f"run.storage={storage}: a sweep's study needs a filesystem; give a folder that all nodes see as"
+            " --run.storage (a single run by train.py can lie behind a URL)"
+        )
 
 
 def check_setting(config: Config, options: Options) -> RunData:
@@ -93,7 +118,7 @@ def searched(config: Config, options: Options, data: RunData) -> Space:
     """The space of a sweep: the default one, or what its file makes of it."""
     space = default_space(config, data.widest_crop)
     if options.space:
-        space = read_space(Path(absolute(options.space)), space, config)
+        space = read_space(Path(input_file(options.space)), space, config)
     check_space(space, config, data.widest_crop)
     return space
 
@@ -151,10 +176,7 @@ def open_studies(
 
 def search_on_ray(sweeper: Sweeper, *, cuda: bool) -> tuple[BaseException | None, list[int]]:
     """Runs the sweep on the cluster; gives what it failed with and the signals received."""
-    import ray
-
-    available = ray.cluster_resources()
-    concurrent = concurrency(sweeper.base, sweeper.options.concurrent, available, cuda=cuda)
+    concurrent = concurrency(sweeper.base, sweeper.options.concurrent, resources(), cuda=cuda)
     print(f"{concurrent} settings side by side", flush=True)
     with Console(sweeper, concurrent):
         return watch(lambda: run_sweep(sweeper, concurrent, cuda=cuda), sweeper.stop)

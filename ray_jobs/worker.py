@@ -5,29 +5,38 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from dfdet.config import Config, from_dict
-from dfdet.runs.runfolder import RunFolder
-from dfdet.runs.runlog import RunLog, log_to
+from dfdet.hang.verdict import Hang, line
+from dfdet.hang.watchdog import STACKS, Watchdog
+from dfdet.runs.runfolder import RunFolder, open_run
+from dfdet.runs.runlog import JsonConsole, JsonLog, RunLog, log_to
 from dfdet.runs.startup import Startup
 from ray_jobs import failures
-from ray_jobs.notices import check_current, checkpoint_wanted
+from ray_jobs.network import meet_other_nodes
+from ray_jobs.notices import check_current, checkpoint_wanted, is_superseded
 
 logger = logging.getLogger(__name__)
 
 LAST_CALL_S = 15.0
 """Before a node's announced end (seconds): time for a second checkpoint, of what followed the first."""
 
+GROUP: list[str] = []
+"""Name of the group of workers that this process belongs to."""
+
 SIGNALLED = threading.Event()
 """This process has been sent SIGTERM."""
 
 TERMINATED = threading.Event()
 """It lives on after that: the signal was not Ray's, see :func:`on_sigterm`."""
+
+LOOK_EVERY_S = 1.0
+"""How often a worker looks whether others have taken its place (seconds)."""
 
 RAYS_KILL_S = 1.0
 """Ray ends a worker by SIGTERM and, a tenth of a second later, SIGKILL (seconds, with room)."""
@@ -39,11 +48,11 @@ class RayContext:
     Args:
         config: Of the run.
         run: Its folder.
-        attempt: The attempt that this worker belongs to, as ``notices.begin_attempt`` named it.
+        group: The group of workers that this one belongs to, as ``notices.begin_group`` named it.
         startup: The clock of this start.
     """
 
-    def __init__(self, config: Config, run: RunFolder, attempt: str, startup: Startup) -> None:
+    def __init__(self, config: Config, run: RunFolder, group: str, startup: Startup) -> None:
         import ray.train
         import ray.train.torch
 
@@ -52,7 +61,7 @@ class RayContext:
 
         context = ray.train.get_context()
         self.run = run
-        self.attempt = attempt
+        self.group = group
         self.startup = startup
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
@@ -70,7 +79,7 @@ class RayContext:
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Keeps the metrics in the run folder and with the trackers."""
-        check_current(self.run, self.attempt)
+        check_current(self.run, self.group)
         self.run.append_metrics(metrics)
         self.trackers.record(metrics)
 
@@ -78,9 +87,9 @@ class RayContext:
         """The reason that lies in the run folder, or that this process was sent SIGTERM.
 
         Raises:
-            SupersededError: Another attempt has begun.
+            SupersededError: Another attempt or group has begun.
         """
-        check_current(self.run, self.attempt)
+        check_current(self.run, self.group)
         if TERMINATED.is_set() and self.run.stop_requested() is None:
             self.run.request_stop(f"SIGTERM to worker {self.rank}")
         return self.run.stop_requested() if self.rank == 0 or TERMINATED.is_set() else None
@@ -118,8 +127,20 @@ def _describe(info: Any) -> str:
 
 
 def train_worker(args: dict[str, Any]) -> None:
-    """``train_loop_per_worker``: ``args`` holds the config, the run folder's path and the attempt."""
-    run = RunFolder(Path(args["folder"]))
+    """``train_loop_per_worker``: ``args`` holds the config, the run's place and the start's clock."""
+    import ray.train
+
+    config = from_dict(args["config"])
+    role = f"rank-{ray.train.get_context().get_world_rank()}"
+    run = open_run(args["folder"], config.data.cache_dir, role, GROUP[-1])
+    try:
+        _train(args, config, run)
+    finally:
+        run.close()
+
+
+def _train(args: dict[str, Any], config: Config, run: RunFolder) -> None:
+    threading.Thread(target=leave_when_superseded, args=(run, GROUP[-1]), daemon=True).start()
     startup = startup_of(args, run)
     startup.mark("workers")
     from dfdet.train import train
@@ -127,17 +148,51 @@ def train_worker(args: dict[str, Any]) -> None:
     startup.mark("worker imports")
     if failures.has_failed_for_good(run):
         return  # leave together, without a word
-    config = from_dict(args["config"])
-    context = RayContext(config, run, args["attempt"], startup)
+    context = RayContext(config, run, GROUP[-1], startup)
     if context.rank == 0:
-        log_to([RunLog(run.log_txt)])
+        failures.forget_hang(run)
+        drop_repeated(run)
+    log_to(log_handlers(run, context.rank))
     try:
-        train(config, context)
+        with watched(config, context):
+            train(config, context)
     except Exception as error:
-        failures.record(run, context.rank, error)
+        if not is_superseded(run, context.group):
+            failures.record(run, context.rank, error)
         raise
     finally:
         context.close()
+
+
+def drop_repeated(run: RunFolder) -> None:
+    """Drops the records of workers that were lost before their first checkpoint: their steps come again."""
+    if not any(run.checkpoints.glob("step_*")):
+        run.truncate_metrics(0)
+
+
+def log_handlers(run: RunFolder, rank: int) -> list[logging.Handler]:
+    """Where a worker logs: the run folder, and what Ray keeps of its stderr."""
+    handlers: list[logging.Handler] = [JsonLog(run.path, f"rank-{rank}", rank), JsonConsole(run.path, rank)]
+    return [RunLog(run.log_txt), *handlers] if rank == 0 else handlers
+
+
+def watched(config: Config, context: RayContext) -> Watchdog:
+    """Ends this worker when training hangs; Ray starts all of them again."""
+    run, rank = context.run, context.rank
+
+    def tell(hang: Hang) -> None:
+        if not is_superseded(run, context.group):
+            failures.record_hang(run, rank, hang, line(hang, run.named(run.path / STACKS)))
+
+    return Watchdog(
+        config.engine.hang_timeout_s,
+        rank,
+        context.world_size,
+        run.path / STACKS,
+        tell,
+        lambda: run.publish(f"{STACKS}/rank-{rank}.txt"),
+        ends_frozen=True,
+    )
 
 
 def startup_of(args: dict[str, Any], run: RunFolder) -> Startup:
@@ -164,3 +219,21 @@ def on_sigterm(number: int, frame: FrameType | None) -> None:
 def heed_sigterm() -> None:
     """Takes SIGTERM over from Ray, which would end this process; only in its main thread."""
     signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def enter(group: str) -> None:
+    """Makes this process a worker of the group, in its main thread and before anything else."""
+    GROUP.append(group)
+    heed_sigterm()
+    meet_other_nodes()
+
+
+def leave_when_superseded(run: RunFolder, group: str) -> None:
+    """Ends this process once others have taken its place: its node was cut off, and Ray cannot end it.
+
+    It could write into their folder, and would wait long for workers that are gone.
+    """
+    while not is_superseded(run, group):
+        time.sleep(LOOK_EVERY_S)
+    print(f"run folder {run.path}: belongs to later workers; this one ends", file=sys.stderr, flush=True)
+    os._exit(1)

@@ -22,6 +22,7 @@ from shards.foreign.index import IndexTars, index_tars
 from shards.images import ImageSets, MadeSet, make_sets
 from shards.inspection.inspect import Inspect, inspect_set
 from shards.options import VideoSets
+from shards.places import local_folder
 from shards.progress import show_progress
 from shards.report import losses, train_command
 from shards.sets.manifest import check_no_leak, read_manifest
@@ -70,6 +71,7 @@ def main(args: Sequence[str] | None = None) -> int:
     former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         command: Any = tyro.cli(Command, prog="python -m shards", args=arguments, use_underscores=True)  # type: ignore[call-overload]
+        local_folder(getattr(command, "out", None) or "")
         if isinstance(command, VideoSets):
             return _videos(command)
         if isinstance(command, ImageSets):

@@ -7,7 +7,7 @@ from typing import Any
 
 from dfdet.config import Augment, Config, Data, Engine, Model, Optim, Run
 from dfdet.context import LocalContext
-from dfdet.runs.runfolder import RunFolder
+from dfdet.runs.runfolder import FIRST_RANK, RunFolder
 from dfdet.train import train
 
 
@@ -29,7 +29,7 @@ def config_for(sets: dict[str, Path], storage: Path, **values: Any) -> Config:
 
 
 def run(config: Config) -> dict[str, Any]:
-    folder, _ = RunFolder.claim(Path(config.run.storage), str(config.run.name), config)
+    folder, _ = RunFolder.claim(config.run.storage, str(config.run.name), config, FIRST_RANK)
     try:
         return train(config, LocalContext(folder))
     finally:

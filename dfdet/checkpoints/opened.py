@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dfdet import published
-from dfdet.checkpoints import checkpoint
+from dfdet.checkpoints import checkpoint, fetched
 from dfdet.checkpoints.resume import check_same_tower, restore
 from dfdet.config import Config, from_json
 from dfdet.evaluation import threshold
@@ -50,7 +50,7 @@ def open_checkpoint(
     """Opens our checkpoint folder, a run folder (its best, else its last), or a published file or id.
 
     Args:
-        source: A folder, a file, or ``hf:OWNER/NAME``.
+        source: A folder, its URL (S3, GCS), a file, or ``hf:OWNER/NAME``.
         device: Where to score.
         pretrained: The tower's weights, where they are not any more where training found them; they must
             be the same.
@@ -66,7 +66,7 @@ def open_checkpoint(
         model = theirs.detector
         whole = fingerprint(model, frozen_sha256(model))
         return Opened(source, None, theirs.config, model, theirs.crop, None, whole)
-    path = checkpoint.resolve(Path(source))
+    path = checkpoint.resolve(Path(fetched.local(source)))
     saved = from_json(path / "config.json")
     config = saved.replace(
         {

@@ -19,7 +19,7 @@ def newest(context: Context) -> Path | None:
     folder = context.run.checkpoints
     found = checkpoint.latest_valid(folder) if context.rank == 0 else None
     step = from_first(checkpoint.load_state(found).step if found else -1, context)
-    return folder / checkpoint.step_name(step) if step >= 0 else None
+    return context.run.checkpoint(checkpoint.step_name(step)) if step >= 0 else None
 
 
 def restore(detector: Detector, path: Path) -> LoadedTensors:

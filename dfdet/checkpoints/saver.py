@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,7 +42,15 @@ class Saver:
     share that is away would take the run's checkpoints.
     """
 
-    def __init__(self, folder: Path, *, keep_last: int, keep_best: int, patience_s: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep_last: int,
+        keep_best: int,
+        patience_s: float,
+        publish: Callable[[], None] | None = None,
+    ) -> None:
         """For the one process that writes.
 
         Args:
@@ -49,8 +58,11 @@ class Saver:
             keep_last: Newest checkpoints kept (checkpoints).
             keep_best: Best checkpoints kept, by their metric (checkpoints).
             patience_s: How long a refused write is tried again (seconds).
+            publish: Brings the folder as it is to where the run lies, where that is elsewhere; refused
+                with ``OSError``.
         """
         self.folder = folder
+        self._publish = publish or (lambda: None)
         self.keep_last, self.keep_best = keep_last, keep_best
         self.patience_s = patience_s
         self.write_s = 0.0
@@ -122,6 +134,7 @@ class Saver:
             self._wait_until(0)
         self.check()
         self._prune()  # what a kill after the last checkpoint has left
+        patiently(self._publish, f"checkpoints {self.folder}", self.patience_s, self._hurry)
 
     def close(self) -> None:
         """Writes what is in hand, without patience, and ends the thread; raises nothing."""
@@ -168,6 +181,7 @@ class Saver:
             name, value = job.best
             patiently(lambda: checkpoint.mark_best(folder, path, name, value), what, *hurry)
         self._prune()
+        patiently(self._publish, what, *hurry)
 
     def _prune(self) -> None:
         patiently(

@@ -28,6 +28,7 @@ import fsspec
 from fsspec.callbacks import Callback
 
 from dfdet.errors import DfdetError, ShardSetError
+from dfdet.hang.progress import PROGRESS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -206,6 +207,7 @@ def persist(url: str, transfer: Callable[[], T], retries: int, stop: Event | Non
             cause = _judge(url, error)
         if attempt < retries:
             pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt) * _JITTER.uniform(0.5, 1)
+            PROGRESS.alive()
             log.warning("%s: %s; try %d of %d in %.1f s", redact(url), cause, attempt + 2, retries + 1, pause)
             _pause(pause, stop)
     raise StorageError(

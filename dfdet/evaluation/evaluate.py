@@ -17,6 +17,7 @@ from dfdet.data.index import Index
 from dfdet.data.loader import Loader
 from dfdet.data.plan import clip_batch, evaluation_plan
 from dfdet.evaluation import metrics
+from dfdet.hang.progress import PROGRESS
 from dfdet.model.detector import Detector
 from dfdet.training.gather import all_gather_rows
 
@@ -140,11 +141,13 @@ def score_set(
         size = clip_batch(size, frames)
     plan = evaluation_plan(index, size * world, frames)
     rows: list[Tensor] = []
-    for part in loader.batches(plan, epoch=0, rank=context.rank, world=world):
+    batches = loader.batches(plan, epoch=0, rank=context.rank, world=world)
+    for part in PROGRESS.through(batches, "data wait of evaluation", "evaluation"):
         images = detector.to_input(part.images.to(context.device, non_blocking=True), part.sizes)
         valid = part.valid.to(context.device, non_blocking=True)
         scored = frame_and_clip(detector, features_of(images), part.times, valid)
         rows.append(torch.cat([valid.float()[:, None], scored], dim=1))
+    PROGRESS.mark("gathering scores")
     local = torch.stack(rows)  # [batches, b, columns]
     whole = all_gather_rows(local[None])  # [world, batches, b, columns]
     flat = whole.transpose(0, 1).flatten(0, 2).cpu().numpy()  # in the order of the plan

@@ -45,7 +45,7 @@ class Folder:
         self.path = path
         try:
             (path / PARTS).mkdir(parents=True, exist_ok=True)
-            self._ownership = Ownership.take(path)
+            self._ownership = Ownership.take(path, "--out")
         except OSError as error:
             raise RunFolderError(
                 f"--out {path}: cannot be written ({error.strerror or error}); give a writable folder"

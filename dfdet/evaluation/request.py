@@ -15,6 +15,7 @@ from dfdet.config import named_sets
 from dfdet.data.crops import check_crop_scale
 from dfdet.data.index import Index, make_cache, open_sets
 from dfdet.data.plan import evaluation_batches
+from dfdet.data.remote import is_url
 from dfdet.errors import ShardSetError
 from dfdet.evaluation.aggregate import TEMPORAL, without_clips
 from dfdet.evaluation.corruptions.grid import GRID, Corruption, parse
@@ -151,7 +152,7 @@ def _described(label: str, opened: Opened, options: Options) -> Model:
     return Model(
         label,
         opened.source,
-        opened.folder,
+        None if is_url(opened.source) else opened.folder,  # what lies there is only a copy
         opened.fingerprint,
         opened.crop,
         options.crop_scale or opened.config.data.crop_scale,

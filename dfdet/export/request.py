@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from dfdet.checkpoints import fetched
 from dfdet.checkpoints.checkpoint_format import step_folders
 from dfdet.checkpoints.opened import Opened, open_checkpoint
 from dfdet.config import Section, named_sets
 from dfdet.data.crops import check_crop_scale
 from dfdet.data.index import Index, make_cache, open_sets
+from dfdet.data.remote import is_url
 from dfdet.errors import ConfigError, DfdetError, RunFolderError, ShardSetError, WeightsError
 from dfdet.evaluation.threshold import Threshold
 from dfdet.export import hugging_face
@@ -114,15 +116,19 @@ def name_of(opened: Opened) -> str:
 def _refuse_unfinished(source: str) -> None:
     """A run folder stands for the run's last word; a checkpoint folder is what it is."""
     path = Path(source)
+    if is_url(source):
+        copy = Path(fetched.local(source))
+        path = copy if source.rstrip("/").endswith(copy.name) else copy.parents[1]
     run = path.parent if path.name == "checkpoints" else path
     steps = step_folders(run / "checkpoints")
     if (path / "state.json").exists() or not steps:
         return
     result = RunFolder(run).read_result() or {}
     if (status := result.get("status", "no result.json")) != "finished":
+        step = f"{source.rstrip('/').removesuffix('/checkpoints')}/checkpoints/{steps[0].name}"
         raise RunFolderError(
             f"--checkpoint {source}: the run is not finished ({status}); train it to its end with the same"
-            f" --run.name, or export one of its checkpoints as it is: --checkpoint {steps[0]}"
+            f" --run.name, or export one of its checkpoints as it is: --checkpoint {step}"
         )
 
 

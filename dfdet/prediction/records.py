@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from dfdet.errors import InputError
 from dfdet.prediction.verdict import Said
 from dfdet.runs.atomic import write_bytes_atomic, write_json_atomic
 from dfdet.runs.linelog import LineLog
+from dfdet.runs.ownership import Ownership
 from dfdet.schema import CropRecipe
 
 LINES, TABLE, OPTIONS = "predictions.jsonl", "predictions.csv", "options.json"
@@ -100,6 +102,31 @@ class Prediction(_Record):
     """Files beside this one."""
 
 
+@contextmanager
+def claimed(path: Path | None) -> Iterator[None]:
+    """Keeps other processes out of a folder of results, made if missing; None keeps nobody out.
+
+    Raises:
+        InputError: Another process writes to it, or it cannot be written.
+    """
+    if path is None:
+        yield
+        return
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        ownership = Ownership.take(path, "--out")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield
+    finally:
+        ownership.release()
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"--out {path}: cannot be written ({error.strerror}); give another")
+
+
 class Folder:
     """Results in a folder: those that are there already are kept, and new ones added as they come.
 
@@ -118,7 +145,7 @@ class Folder:
             path.mkdir(parents=True, exist_ok=True)
             self._claim(dict(options))
         except OSError as error:
-            raise InputError(f"--out {path}: cannot be written ({error.strerror}); give another") from error
+            raise _unwritable(path, error) from error
         self._log = LineLog(path / LINES)
         self.done = {record.path: record for record in _read(path / LINES)}
         """Results by path."""

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
 
+NAME_FLAG = "--run.name"
+
 
 class Owner(BaseModel):
     """Who owns a folder."""
@@ -81,8 +83,12 @@ class Ownership:
         self._thread = threading.Thread(target=self._beat, name="run-folder-heartbeat", daemon=True)
 
     @classmethod
-    def take(cls, folder: Path) -> Ownership:
+    def take(cls, folder: Path, flag: str = NAME_FLAG) -> Ownership:
         """Takes an existing folder.
+
+        Args:
+            folder: Its path.
+            flag: What a user gives to have another one, for the error.
 
         Raises:
             RunFolderError: A live process owns it (named with its host).
@@ -91,11 +97,7 @@ class Ownership:
         with locked(folder) as now:
             current, heartbeat = _read(folder)
             if current and current.is_live(now - heartbeat):
-                raise RunFolderError(
-                    f"run folder {folder}: in use by process {current.pid} on {current.host}"
-                    f" (last sign of life {max(0.0, now - heartbeat):.0f} s ago);"
-                    " stop that run or wait for it, or give another --run.name"
-                )
+                raise in_use(folder, current, now - heartbeat, flag)
             if current:
                 logger.info("run folder %s: its owner %d on %s is gone", folder, current.pid, current.host)
             ownership = cls(folder, Owner.here())
@@ -137,6 +139,31 @@ class Ownership:
         return current is not None and current.token == self.owner.token
 
 
+def in_use(folder: Path | str, owner: Owner, age_seconds: float, flag: str = NAME_FLAG) -> RunFolderError:
+    """The error of a folder whose owner is live.
+
+    Args:
+        folder: Its path or URL.
+        owner: Who holds it.
+        age_seconds: Time since its last heartbeat.
+        flag: What a user gives to have another folder.
+    """
+    what = "run folder" if flag == NAME_FLAG else flag
+    return RunFolderError(
+        f"{what} {folder}: in use by process {owner.pid} on {owner.host}"
+        f" (last sign of life {max(0.0, age_seconds):.0f} s ago);"
+        f" stop that run or wait for it, or give another {flag}"
+    )
+
+
+def parse_owner(text: str | bytes) -> Owner:
+    """The owner that a file names; one without a name where it cannot be read, so that its age decides."""
+    try:
+        return Owner.model_validate_json(text)
+    except ValidationError:
+        return Owner()
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[float]:
     """Holds the folder's lock, which a thread cannot take twice; gives the storage's time of day (seconds).
@@ -174,10 +201,7 @@ def _read(folder: Path) -> tuple[Owner | None, float]:
         heartbeat, text = path.stat().st_mtime, path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None, 0.0
-    try:
-        return Owner.model_validate_json(text), heartbeat
-    except ValidationError:
-        return Owner(), heartbeat  # unreadable: its age decides
+    return parse_owner(text), heartbeat
 
 
 def process_start(pid: int) -> str | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from dfdet.errors import TrainingError
+from dfdet.hang.progress import PROGRESS
 
 logger = logging.getLogger(__name__)
 
@@ -65,5 +66,6 @@ def patiently(work: Callable[[], T], what: str, patience_s: float, hurry: thread
                     " is intact"
                 ) from error
             warner.warn("%s: cannot be written (%s); trying again for %.0f s", what, cause(error), patience_s)
+            PROGRESS.alive()
             hurry.wait(min(pause, patience_s - waited))
             pause = min(2 * pause, LONGEST_PAUSE_S)

@@ -12,7 +12,7 @@ from rich.table import Table
 COLUMNS = {"auroc": "AUROC", "ap": "AP", "eer": "EER", "tpr_at_fpr_5e-2": "TPR at FPR 5 %"}
 
 
-def show_result(result: dict[str, Any], result_json: Path) -> None:
+def show_result(result: dict[str, Any], result_json: Path | str) -> None:
     """Shows what ``result.json`` holds: a table, the test AUROCs, the best checkpoint."""
     console = Console(width=100) if not sys.stdout.isatty() else Console()
     metrics = result.get("metrics", {})

@@ -10,7 +10,7 @@ from optuna import Study
 
 from dfdet.config import leaves
 from dfdet.errors import ConfigError
-from dfdet.runs.runfolder import NEVER_COMPARED, may_change
+from dfdet.runs.same_config import NEVER_COMPARED, may_change
 from dfdet.sweep.objective import Objective
 
 FORMAT = 1

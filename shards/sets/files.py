@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import shutil
+import socket
 from pathlib import Path
 from typing import IO
 
@@ -33,7 +34,8 @@ class LockedFolder:
             self._lock = self._locked()
         except BlockingIOError as error:
             raise ShardSetError(
-                f"shard set {name!r} in {folder} is being written by another process; wait for it, or stop it"
+                f"shard set {name!r} in {folder} is being written by another process{self._holder()};"
+                " wait for it, or stop it"
             ) from error
         except OSError as error:
             raise ShardSetError(
@@ -60,16 +62,26 @@ class LockedFolder:
             elif remains.name != "lock":
                 remains.unlink()
 
+    def _holder(self) -> str:
+        """Process and host of who holds the lock; empty where it does not tell."""
+        try:
+            return (self.path / "lock").read_text(encoding="utf-8", errors="replace")[:100]
+        except OSError:
+            return ""
+
     def _locked(self) -> IO[bytes]:
         while True:
             self.path.mkdir(exist_ok=True)
             try:
-                lock = (self.path / "lock").open("wb")
+                lock = (self.path / "lock").open("ab")  # what its holder wrote stays
             except FileNotFoundError:
                 continue
             try:
                 _flock(lock)
                 if (self.path / "lock").stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                    lock.truncate(0)
+                    lock.write(f" ({os.getpid()} on {socket.gethostname()})".encode())
+                    lock.flush()
                     return lock
             except FileNotFoundError:
                 pass  # The former owner removed the folder after we had opened its lock.

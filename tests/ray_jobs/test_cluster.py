@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ import pytest
 from dfdet.config import Config, Data, Run
 from dfdet.errors import ConfigError, ShardSetError
 from ray_jobs import cluster
-from ray_jobs.cluster import absolute, check_fits, check_local, check_resources, joins_cluster
+from ray_jobs.cluster import (
+    RayLostError,
+    absolute,
+    check_answers,
+    check_fits,
+    check_local,
+    check_resources,
+    input_file,
+    joins_cluster,
+    with_config_file,
+)
 from ray_jobs.preflight import with_absolute_paths
 
 
@@ -37,13 +48,13 @@ def test_a_run_that_takes_all_cpus_fits() -> None:
 
 def test_more_workers_than_cpus_are_refused_with_the_arithmetic() -> None:
     assert refusal(Run(workers=5), {"CPU": 2.0}, "CPU") == (
-        "run.workers=5: x 1 CPU = 5, but Ray has 2 CPU; set --run.workers 2 or --run.cpus_per_worker 0.4"
+        "run.workers=5: 5 x 1 CPU = 5, but Ray has 2 CPU; set --run.workers 2 or --run.cpus_per_worker 0.4"
     )
 
 
 def test_a_worker_larger_than_the_machine_is_told_what_it_can_have() -> None:
     assert refusal(Run(workers=1, cpus_per_worker=8), {"CPU": 2.0}, "CPU") == (
-        "run.workers=1: x 8 CPU = 8, but Ray has 2 CPU; set --run.cpus_per_worker 2"
+        "run.workers=1: 1 x 8 CPU = 8, but Ray has 2 CPU; set --run.cpus_per_worker 2"
     )
 
 
@@ -55,7 +66,7 @@ def test_the_cpus_that_are_named_fit(workers: int) -> None:
 
 def test_more_workers_than_gpus_are_refused_with_the_arithmetic() -> None:
     assert refusal(Run(workers=4), {"CPU": 8.0, "GPU": 2.0}, "CPU", "GPU") == (
-        "run.workers=4: x 1 GPU = 4, but Ray has 2 GPU; set --run.workers 2 or --run.device cpu"
+        "run.workers=4: 4 x 1 GPU = 4, but Ray has 2 GPU; set --run.workers 2 or --run.device cpu"
     )
 
 
@@ -165,3 +176,62 @@ def test_dfdet_home_comes_first(in_job: bool, monkeypatch: pytest.MonkeyPatch, t
     if in_job:
         monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert absolute("runs") == str(tmp_path / "shared" / "runs")
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The home folder of a job whose working folder has a file."""
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy/space.yaml").write_text("")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    return tmp_path / "dfdet"
+
+
+def test_an_input_file_may_come_with_the_job(job: Path) -> None:
+    assert input_file("space.yaml") == str(job.parent / "copy/space.yaml")
+    assert input_file("other.yaml") == str(job / "other.yaml")
+    assert input_file("/a/b.yaml") == "/a/b.yaml"
+    assert input_file("s3://bucket/a.yaml") == "s3://bucket/a.yaml"
+
+
+@pytest.mark.parametrize("given", [["--config", "runs/a/config.json"], ["--config=runs/a/config.json"]])
+def test_a_saved_config_is_found_from_a_job(job: Path, given: list[str]) -> None:
+    found = ["--config", str(job / "runs/a/config.json")]
+    assert with_config_file([*given, "--optim.lr", "1"]) == [*found, "--optim.lr", "1"]
+
+
+@pytest.mark.parametrize("given", [["demo", "--optim.lr", "1"], ["--config"], ["--config", "--optim.lr"]])
+def test_other_arguments_stay(job: Path, given: list[str]) -> None:
+    assert with_config_file(given) == given
+
+
+def test_files_of_prediction_and_serving_lie_in_the_home_of_a_job(job: Path) -> None:
+    from ray_jobs import predict, serve_options
+
+    given = predict.Predict(paths=("a",), checkpoint="runs/a", weights=Path("d.onnx"), out=Path("found"))
+    found = predict.with_absolute_paths(given)
+    assert (found.checkpoint, found.weights, found.out) == (
+        str(job / "runs/a"),
+        job / "d.onnx",
+        job / "found",
+    )
+    assert (found.pretrained, found.paths) == (None, ("a",))
+    served = serve_options.with_absolute_paths(
+        serve_options.Serve(bundle=Path("b"), weights=Path("d.onnx"), token_file=Path("/t"))
+    )
+    assert (served.bundle, served.weights, served.token_file) == (job / "b", job / "d.onnx", Path("/t"))
+
+
+def test_an_address_where_nothing_answers_is_told_at_once():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(RayLostError, match=f"^RAY_ADDRESS={address}: no Ray answers there \\(Connection"):
+            check_answers(address)
+
+
+@pytest.mark.parametrize("address", ["", "auto", "local", "ray://host"])
+def test_an_address_that_is_none_is_rays_to_judge(address):
+    check_answers(address)

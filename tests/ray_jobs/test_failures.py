@@ -110,12 +110,19 @@ def test_a_worker_of_an_earlier_attempt_leaves_and_records_nothing(run: RunFolde
 def test_a_checkpoint_is_wanted_until_there_is_one(run: RunFolder) -> None:
     last = run.checkpoints / "last.json"
     last.parent.mkdir()
-    last.touch()
+    last.write_text('{"step": 10}')
     assert notices.checkpoint_wanted(run) is None
     notices.want_checkpoint(run)
-    wanted = notices.checkpoint_wanted(run)
-    assert wanted is not None
-    os.utime(last, ns=(wanted + 1, wanted + 1))
+    assert notices.checkpoint_wanted(run) == 10
+    last.write_text('{"step": 11}')
+    assert notices.checkpoint_wanted(run) is None
+
+
+def test_the_first_checkpoint_can_be_wanted(run: RunFolder) -> None:
+    notices.want_checkpoint(run)
+    assert notices.checkpoint_wanted(run) == -1
+    run.checkpoints.mkdir()
+    (run.checkpoints / "last.json").write_text('{"step": 1}')
     assert notices.checkpoint_wanted(run) is None
 
 

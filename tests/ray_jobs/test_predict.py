@@ -153,7 +153,7 @@ def test_pictures_have_names_of_their_own(made: SimpleNamespace, tmp_path: Path)
     assert len(names) == len(set(names)) == 6
     assert all(name.startswith("my-clip-x-") for name in names)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        *names, "options.json", "predictions.jsonl", "predictions.csv"
+        *names, "options.json", "owner.lock", "predictions.jsonl", "predictions.csv"
     }  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def test_a_follower_prints_the_new_lines_up_to_the_end_of_its_block(
     log, metrics = tmp_path / "log.txt", tmp_path / "metrics.jsonl"
     append(log, "before\n")
     threads = threading.active_count()
-    with Follower(log, metrics):
+    with Follower([log], metrics):
         append(log, "I step 1\ndone\nhalf")
         append(metrics, "no json\n[]\n" + json.dumps({"epoch": 1}) + "\n")
     assert [line for line in capsys.readouterr().out.splitlines() if line] == ["I step 1", "done"]
@@ -78,7 +78,7 @@ def test_a_follower_prints_the_new_lines_up_to_the_end_of_its_block(
 @pytest.mark.parametrize("loss", [0.5, None])
 def test_a_record_of_steps_moves_the_bar(tmp_path: Path, loss: float | None) -> None:
     record = {"step": 3, "steps": 12, "train/loss/total": loss, "perf/images_per_s": 99.6}
-    with Follower(tmp_path / "log.txt", tmp_path / "metrics.jsonl") as follower:
+    with Follower([tmp_path / "log.txt"], tmp_path / "metrics.jsonl") as follower:
         append(tmp_path / "metrics.jsonl", json.dumps(record) + "\n")
     task = follower.progress.tasks[0]
     assert (task.completed, task.total, task.description) == (3, 12, "training")

@@ -367,3 +367,12 @@ def test_runs_of_a_sweep_are_trials_of_its_name(metrics_url: str, tmp_path: Path
 )
 def test_what_is_no_metric_of_a_whole_set_is_no_score(key: str) -> None:
     assert score_tags(key) is None
+
+
+def test_mlflow_of_runs_behind_a_url_needs_a_server(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = demo().replace({"run.track": ("mlflow",), "run.storage": "s3://bucket/runs"})
+    with pytest.raises(ConfigError, match=r"run.storage=s3://bucket/runs can hold no database; set MLFLOW"):
+        check(config)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    check(config)

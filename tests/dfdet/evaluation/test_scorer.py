@@ -180,6 +180,14 @@ def test_a_folder_of_another_evaluation_is_refused(options) -> None:
         Folder(Path(str(options().out)), open_request(options(batch=4)).record())
 
 
+def test_a_folder_in_use_is_refused(options) -> None:
+    request = open_request(options())
+    folder = Folder(Path(str(request.options.out)), request.record())
+    with pytest.raises(RunFolderError, match=r"^--out \S+: in use by process .* or give another --out$"):
+        Folder(folder.path, request.record())
+    folder.release()
+
+
 def test_more_damage_than_allowed_ends_it(options, signal_sets: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(signal_sets["test"].parent, tmp_path / "sets")
     path = tmp_path / "sets" / "test.json"

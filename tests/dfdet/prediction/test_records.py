@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from dfdet.errors import InputError
-from dfdet.prediction.records import LINES, TABLE, Face, Folder, Frame, Prediction
+from dfdet.prediction.records import LINES, TABLE, Face, Folder, Frame, Prediction, claimed
 from dfdet.schema import CropRecipe
 
 OPTIONS = {"model": "m", "frames": 4}
@@ -114,3 +115,14 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         Folder(tmp_path / "out", OPTIONS)
+    with pytest.raises(InputError, match="cannot be written"), claimed(tmp_path / "out"):
+        pass
+
+
+def test_a_folder_in_use_is_refused_and_free_afterwards(tmp_path: Path) -> None:
+    with claimed(tmp_path / "out"):
+        told = rf"^--out \S+/out: in use by process {os.getpid()} on .* or give another --out$"
+        with pytest.raises(InputError, match=told), claimed(tmp_path / "out"):
+            pass
+    with claimed(tmp_path / "out"):
+        assert (tmp_path / "out" / "owner.json").exists()

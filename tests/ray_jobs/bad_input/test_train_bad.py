@@ -104,14 +104,14 @@ def test_a_micro_batch_smaller_than_a_pair(refuse: Refuse) -> None:
 
 def test_more_workers_than_cpus(refuse: Refuse) -> None:
     assert refuse("--run.workers", "4") == (
-        "run.workers=4: x 1 CPU = 4, but Ray has 2 CPU; set --run.workers 2 or --run.cpus_per_worker 0.5"
+        "run.workers=4: 4 x 1 CPU = 4, but Ray has 2 CPU; set --run.workers 2 or --run.cpus_per_worker 0.5"
     )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is to be missing")
 def test_cuda_on_a_machine_without(refuse: Refuse) -> None:
     assert refuse("--run.device", "cuda") == (
-        "run.workers=2: x 1 GPU = 2, but Ray has 0 GPU; set --run.device cpu"
+        "run.workers=2: 2 x 1 GPU = 2, but Ray has 0 GPU; set --run.device cpu"
     )
 
 
