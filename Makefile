@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: install train test check format bench clean
+.PHONY: install train test readme check format bench clean
 
 install: $(INSTALLED)
 
@@ -28,6 +28,10 @@ train: $(INSTALLED)
 # two processes: one for the tests on Ray, which mostly wait, one for the others
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(ARGS)
+
+# every command of the README and of docs/ that needs no cluster, in a fresh clone; ARGS="--cluster" for those too
+readme: $(INSTALLED)
+	$(BIN)/python -m tests.readme $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

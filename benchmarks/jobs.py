@@ -10,6 +10,7 @@ what lies in the home folder are as they should be. Exits 1 if anything is not. 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 import tempfile
@@ -26,8 +27,15 @@ from dfdet.runs.runfolder import read_metrics
 from tests.dfdet.serving.bundles import make
 from tests.ray_jobs.jobs import PATIENCE_S, Head, Job, free_ports
 from tests.shards.clips import files, write_ffpp
+from tests.signal_runs import config_for, run
 
 SPACE = "replace: true\ndimensions:\n  optim.lr: {low: 1.0e-3, high: 5.0e-2, log: true}\n"
+
+
+def _sets(at: Round) -> dict[str, Path]:
+    if not (at.folder / "sets").exists():
+        build_sets(at.folder / "sets")
+    return sets_in(at.folder / "sets")
 
 
 def _steps(run: Path) -> int:
@@ -40,8 +48,7 @@ def _count(folder: Path, pattern: str) -> int:
 
 def train(at: Round) -> None:
     """Batches, losses, weights, moments and metrics are those of an undisturbed run, bit for bit."""
-    build_sets(at.folder / "sets")
-    out, sets = at.head.outputs, sets_in(at.folder / "sets")
+    out, sets = at.head.outputs, _sets(at)
     words = {
         name: [*arguments(sets, Path(name)), "--optim.epochs", 24, "--engine.checkpoint_every", 20]
         for name in ("whole", "disturbed")
@@ -54,9 +61,9 @@ def train(at: Round) -> None:
     again.ended()
     at.tell("train", "finished, again", again, RAN, _lacks(again, "already finished; its result:"))
 
-    run = out / "disturbed" / NAME
-    third = at.disturbed("train", words["disturbed"], Grown(lambda: _steps(run), 30))
-    at.tell("train", "same name, to the end", third, RAN, difference(out / "whole" / NAME, run))
+    disturbed = out / "disturbed" / NAME
+    third = at.disturbed("train", words["disturbed"], Grown(lambda: _steps(disturbed), 30))
+    at.tell("train", "same name, to the end", third, RAN, difference(out / "whole" / NAME, disturbed))
 
     busy = [*arguments(sets, Path("busy")), "--optim.epochs", 400]
     first = at.submit("train", "busy", *busy)
@@ -69,16 +76,14 @@ def train(at: Round) -> None:
 
 def tune(at: Round) -> None:
     """Every setting is ended once; none is lost or tried twice."""
-    sets = sets_in(at.folder / "sets")
-    if not (at.folder / "sets").exists():
-        build_sets(at.folder / "sets")
+    sets = _sets(at)
     space = at.folder / "space.yaml"
     space.write_text(SPACE)
-    run = [*arguments(sets, Path("sweeps")), "--run.workers", 1, "--optim.epochs", 16]
-    words = [*run, "--space", space, "--trials", 3, "--concurrent", 2, "--final", 1, "--final_seeds", 1]
+    settings = [*arguments(sets, Path("sweeps")), "--run.workers", 1, "--optim.epochs", 16]
+    words = [*settings, "--space", space, "--trials", 3, "--concurrent", 2, "--final", 1, "--final_seeds", 1]
     sweep = at.head.outputs / "sweeps" / NAME
     # in the middle of a training; after the stop, in one that goes on
-    begun = Grown(lambda: sum(_steps(run) for run in sweep.glob("0*")), 20)
+    begun = Grown(lambda: sum(map(_steps, sweep.glob("0*"))), 20)
     again = ["--resume", NAME, "--run.storage", "sweeps"]
     third = at.disturbed("tune", words, begun, again)
     at.tell("tune", "--resume, to the end", third, RAN, _sweep_problem(sweep))
@@ -88,9 +93,10 @@ def tune(at: Round) -> None:
 
 
 def _sweep_problem(sweep: Path) -> str:
-    lines = (sweep / "trials.csv").read_text().splitlines()
-    if len(lines) != 1 + 3:
-        return f"trials.csv has {len(lines) - 1} settings, not 3"
+    with (sweep / "trials.csv").open() as file:
+        states = [row["state"] for row in csv.DictReader(file)]
+    if len(states) != 3 or not {"complete"} <= set(states) <= {"complete", "pruned"}:
+        return f"settings: {states}"
     return "" if (sweep / "best.json").exists() else "no best.json"
 
 
@@ -124,10 +130,10 @@ def shard(at: Round) -> None:
 
 def evaluate(at: Round) -> None:
     """The scores of every frame are those of an undisturbed job."""
-    manifest = at.made.folder / "sets/own-val.json"
-    given = ["--checkpoint", at.made.checkpoint, "--test", f"v={manifest}", "--robustness", "all"]
-    given += ["--workers", 1]
-    out = at.head.outputs
+    sets, out = _sets(at), at.head.outputs
+    run(config_for(sets, at.folder / "signal"))
+    given = ["--checkpoint", at.folder / "signal/run", "--test", *(f"{name}={sets[name]}" for name in sets)]
+    given += ["--robustness", "all", "--batch", 1, "--workers", 1]
     whole = at.submit("evaluate", "whole", *given, "--out", "evaluated/whole")
     whole.ended()
     scores = _contents(out / "evaluated/whole", "*.parquet")

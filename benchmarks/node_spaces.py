@@ -126,7 +126,8 @@ class Cluster:
             ip("-n", self.head.space, "link", "add", "bridge", "type", "bridge")
             ip("-n", self.head.space, "addr", "add", f"{HEAD}/24", "dev", "bridge")
             ip("-n", self.head.space, "link", "set", "bridge", "up")
-            more = ["--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false"]
+            # without CPUs and memory, so that neither workers nor a sweep's trials come to lie here
+            more = ["--head", "--port=6379", "--num-cpus=0", "--memory=1", "--include-dashboard=false"]
             self._ray(self.head, [*more, f"--temp-dir={self._temporary}"])
             self.fill()
         except BaseException:

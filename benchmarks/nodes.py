@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -38,7 +39,7 @@ from shards.__main__ import main as shard_here
 from tests.shards.clips import files, write_ffpp
 from tests.shards.marker_detector import write_marker_detector
 
-WORKER, TASK = "RayTrainWorker", "ray::prepare"
+WORKER, TRIAL, TASK = "RayTrainWorker", "ImplicitFunc", "ray::prepare"
 SPACE = "replace: true\ndimensions:\n  optim.lr: {low: 1.0e-3, high: 5.0e-2, log: true}\n"
 TRIALS, STEP = 3, 12
 TRAINING = ("--run.cpus_per_worker", "1", "--data.global_batch", "12", "--optim.epochs", "8")
@@ -54,7 +55,7 @@ class Outcome:
     code: int
     """Exit code of the command."""
     restarts: int
-    """How often workers went on from a checkpoint (times)."""
+    """How often workers were started again (times)."""
     problem: str
     """The first difference to what is undisturbed; empty where there is none."""
 
@@ -93,12 +94,12 @@ class Cases:
         driver.wait_for(lambda: _steps(run) >= STEP, "training")
         [node, *_] = [node for node in self.cluster.nodes() if node.runs(WORKER)]
         harm(self.cluster, node)
-        driver.wait_for(lambda: _resumed([run]) > 0, "training going on elsewhere")
+        driver.wait_for(lambda: _restarts([run]) > 0, "training going on elsewhere")
         self.cluster.unite()
         until(lambda: not node.runs(WORKER), "the end of the workers that were cut off")
         code = driver.finish()
         compare = unlike if workers == compared else roughly
-        return Outcome(code, _resumed([run]), compare(whole, run) if code == 0 else _tail(driver.output))
+        return Outcome(code, _restarts([run]), compare(whole, run) if code == 0 else _tail(driver.output))
 
     def _undisturbed(self, workers: str) -> Path:
         if workers not in self._whole:
@@ -136,8 +137,11 @@ class Cases:
         equal = harmed and files(folder / "here") == files(folder / "there")
         return Outcome(code, 0, "" if equal else _tail(driver.output))
 
-    def sweep(self, harm: Harm, folder: Path) -> Outcome:
-        """Three settings, of which each must be trained once, from its first step to its last."""
+    def sweep(self, part: str, harm: Harm, folder: Path) -> Outcome:
+        """Three settings, of which each must be trained once, from its first step to its last.
+
+        Harm comes to a node with a worker, or one with the process of a trial, which owns run folders.
+        """
         folder.mkdir()
         (folder / "space.yaml").write_text(SPACE)
         words = [*arguments(self.sets, folder), *TRAINING, "--run.workers", "1"]
@@ -145,11 +149,11 @@ class Cases:
         driver, sweep = Driver(self.cluster, ["ray_jobs/tune.py", *words], folder), folder / NAME
         runs = [sweep / f"{number:04d}" for number in range(TRIALS)]
         driver.wait_for(lambda: max(map(_steps, runs)) >= STEP, "a setting's training")
-        [node, *_] = [node for node in self.cluster.nodes() if node.runs(WORKER)]
+        [node, *_] = [node for node in self.cluster.nodes() if node.runs(part)]
         harm(self.cluster, node)
         code = driver.finish()
         problem = self._lost_or_repeated(sweep, runs) if code == 0 else _tail(driver.output)
-        return Outcome(code, _resumed(runs), problem)
+        return Outcome(code, _restarts(runs), problem)
 
     def _lost_or_repeated(self, sweep: Path, runs: list[Path]) -> str:
         storage = JournalStorage(JournalFileBackend(str(sweep / "study.journal")))
@@ -171,7 +175,11 @@ class Cases:
                     lambda folder, w=workers, c=compared, h=harm: self.training(w, c, h, folder),
                 )
             yield f"sharding, node {word}", lambda folder, h=harm: self.sharding(h, folder)
-            yield f"sweep, node {word}", lambda folder, h=harm: self.sweep(h, folder)
+            for part, what in ((WORKER, "worker"), (TRIAL, "trial")):
+                yield (
+                    f"sweep, {what}'s node {word}",
+                    lambda folder, p=part, h=harm: self.sweep(p, h, folder),
+                )
 
 
 def unlike(whole: Path, other: Path) -> str:
@@ -202,9 +210,9 @@ def _steps(run: Path) -> int:
     return max((record.get("step", 0) for record in read_metrics(run / "metrics.jsonl")), default=0)
 
 
-def _resumed(runs: list[Path]) -> int:
-    logs = [run / "log.txt" for run in runs]
-    return sum(log.read_text().count("resumed at step") for log in logs if log.exists())
+def _restarts(runs: list[Path]) -> int:
+    logs = [(run / "log.txt").read_text() for run in runs if (run / "log.txt").exists()]
+    return sum(max(0, log.count(" workers x ") - 1) for log in logs)
 
 
 def _tail(output: Path) -> str:
@@ -233,7 +241,7 @@ def main() -> int:
                 continue
             began = time.monotonic()
             cluster.fill()
-            found = case(folder / name.replace(",", "").replace(" ", "-"))
+            found = case(folder / re.sub(r"\W+", "-", name))
             equal = "yes" if not found.problem else "no"
             row = (name, str(found.code), str(found.restarts), equal, f"{time.monotonic() - began:.0f}")
             print("  ".join((*row, found.problem)), flush=True)

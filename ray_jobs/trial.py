@@ -18,8 +18,9 @@ from ray_jobs.leftovers import free_leftovers
 
 logger = logging.getLogger(__name__)
 
-CLAIM_PATIENCE_S = 90.0
-"""How long a run folder may still be held by a trial whose driver has died (seconds)."""
+CLAIM_PATIENCE_S = 150.0
+"""How long a run folder may still be held by a trial whose driver has died, or whose node was cut off
+(seconds): the processes of such a node live on for a minute, and a heartbeat counts for another."""
 
 FAILURE = "failure"
 """Of a report to Tune: why no run of the setting could be trained."""
