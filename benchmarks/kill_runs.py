@@ -18,6 +18,8 @@ SIDE, FRAMES = 48, 4
 GROUPS = {"train": range(12), "val": range(12, 18), "test": range(18, 24)}
 EPOCHS, STEPS_PER_EPOCH = 2, 12
 CROP = CropRecipe(template="demo", scale=1.6, size_px=SIDE)
+DIARIES = {"tensorboard", "ray", "logs", "stacks"}
+"""Folders of a run with what happened in it: a killed run tells more."""
 
 
 def sets_in(folder: Path) -> dict[str, Path]:
@@ -94,7 +96,7 @@ def difference(whole: Path, other: Path) -> str:
 
 def _files(run: Path) -> set[str]:
     paths = (path.relative_to(run) for path in run.rglob("*") if not path.is_dir())
-    return {path.as_posix() for path in paths if path.parts[0] not in {"tensorboard", "ray"}}
+    return {path.as_posix() for path in paths if path.parts[0] not in DIARIES}
 
 
 def _without_speed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

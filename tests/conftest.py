@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from dfdet.schema import CropRecipe, Sample
 from shards.sets.write import ShardWriter
@@ -19,17 +20,21 @@ from tests.signal_runs import config_for, run
 CROP = CropRecipe(template="demo", scale=1.6, size_px=48)
 
 
-class OneRay(LoadScopeScheduling):
-    """Of parallel tests, those of files that use Ray run one after the other in one process."""
+class FromBothEnds(LoadScopeScheduling):
+    """Hands out files: from the first on, which use Ray and mostly wait, and to one process from the last on."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return "ray" if uses_ray(Path(file)) else file
+        return nodeid.partition("::")[0]
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if node is self.nodes[-1] and self.workqueue:
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneRay:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FromBothEnds:
     """xdist's ``loadgroup`` (3.8) groups nothing under pytest 9.2."""
-    return OneRay(config, log)
+    return FromBothEnds(config, log)
 
 
 @cache

@@ -321,12 +321,12 @@ ALL = {f"ray_{name}" for name, _ in [*GAUGES.values(), *COUNTERS.values(), SCORE
 @pytest.mark.ray
 @pytest.mark.slow
 def test_rays_endpoint_has_every_metric_by_run_trial_and_rank(metrics_url: str, tmp_path: Path) -> None:
-    trackers = Trackers(tracked(), folder(tmp_path), 0)
+    trackers = Trackers(tracked(), folder(tmp_path, "scraped"), 0)
     everything = dict.fromkeys([*GAUGES, *COUNTERS], 1.0)
     trackers.record(everything | {"train/damaged": 2, "train/loss/total": 0.75})
     trackers.record({"step": 20, "perf/images_per_s": 200.0, "train/loss/total": None, "train/damaged": 5})
     trackers.record({"step": 20, "epoch": 1, "val/a/video/auroc": 0.9, "val/a/video/auroc_low": 0.8})
-    found = scraped(metrics_url, "a-run", ALL)
+    found = scraped(metrics_url, "scraped", ALL)
     trackers.close()
     assert found.keys() == ALL
     assert value(found["ray_dfdet_step"]) == 20.0

@@ -46,7 +46,7 @@ def refused(made: Made, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
         (["--threads", "99"], "--threads 99: Ray has 2 CPUs; give at most as many"),
         (["--device", "cuda"], "--device cuda: there is no GPU"),
         (["--scale", "1.1"], "the model sees crops of scale 1.3"),
-        (["--token_file", "nowhere"], "--token_file nowhere: cannot be read"),
+        (["--token_file", "nowhere"], "/here/nowhere: cannot be read"),
         (["--host", "256.0.0.1"], "cannot be listened at"),
         (["--bogus", "1"], "--bogus"),
     ],
