@@ -130,8 +130,11 @@ class Head:
         """Ends the cluster; gives the processes that did not go with it, ended now.
 
         Those of the dashboard's and the environments' agents do not count: without a head they try for a
-        minute to report to it.
+        minute to report to it. Nor do Ray Serve's own, which outlive applications: the head would wait 30 s
+        for them.
         """
+        for lasting in self.processes("ServeController", "ProxyActor"):
+            lasting.kill()
         agents, processes = (
             self.processes("Agent"),
             psutil.Process(self._process.pid).children(recursive=True),

@@ -31,7 +31,7 @@ from tests.shards.clips import files, write_ffpp
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-EPOCHS = 30
+EPOCHS = 12
 CODE = ("dfdet", "shards", "ray_jobs")
 LEFT_BEHIND = (
     *("data/demo/train-000000.tar", "runs/gend/checkpoints/step_1/trained.safetensors", "sets/a.json"),
@@ -172,7 +172,7 @@ def test_a_stopped_and_a_killed_run_go_on_to_the_same_end(
     assert saved >= 20 - 5  # the last periodic checkpoint, or a later one
 
     killed = head.submit_quickly("killed", *words)
-    killed.until(at_step(run, 100))
+    killed.until(at_step(run, 45))
     details = killed.kill()
     assert (details.status, details.driver_exit_code) == (JobStatus.FAILED, 137)
     head.until_gone("RayTrainWorker", "TrainController")
