@@ -21,7 +21,7 @@ CROP = CropRecipe(template="demo", scale=1.6, size_px=48)
 
 
 class FromBothEnds(LoadScopeScheduling):
-    """Hands out files: from the first on, which use Ray and mostly wait, and to one process from the last on."""
+    """Hands out files from the first on, which use Ray and mostly wait; to one process from the last on."""
 
     def _split_scope(self, nodeid: str) -> str:
         return nodeid.partition("::")[0]
