@@ -25,9 +25,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 train: $(INSTALLED)
 	$(BIN)/python ray_jobs/train.py $(ARGS)
 
-# three processes: two for the tests on Ray, which mostly wait, one for the others
+# two processes: one begins with the tests on Ray, which mostly wait, the other with the rest (tests/conftest.py)
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 3 --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(ARGS)
 
 # every command of the README and of docs/ that needs no cluster, in a fresh clone; ARGS="--cluster" for those too
 readme: $(INSTALLED)

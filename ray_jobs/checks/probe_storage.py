@@ -5,6 +5,7 @@ Each node writes a token of its own into ``<storage>/.doctor-<token>``, then loo
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -102,14 +103,15 @@ def _try_lock(storage: str, token: str) -> str | None:
 
 
 def clean(storage: str, token: str, me: str, made: list[str]) -> dict[str, Any]:
-    """Removes what :func:`write` left, as far as it can."""
+    """Removes what :func:`write` left, as far as it can; again where another node must come first."""
     try:
         if _is_url(storage):
             _store(storage, token).remove(me)
         else:
             shutil.rmtree(_folder(storage, token), ignore_errors=True)
             for folder in reversed(made):
-                Path(folder).rmdir()
+                with contextlib.suppress(FileNotFoundError):
+                    Path(folder).rmdir()
     except Exception as error:  # noqa: BLE001 - a folder in use by now, or a storage that is away
         return {"left": _brief(error)}
     return {"left": None}

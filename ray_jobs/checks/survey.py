@@ -135,11 +135,18 @@ class Survey:
                 seen = self.asking.ask(probe_storage.look, looks)
         finally:
             made = {name: answer["made"] for name, answer in written.items()}
-            cleaned = [(node, (storage, self.token, node.id, made.get(node.name, []))) for node in nodes]
-            self.asking.ask(probe_storage.clean, cleaned)
+            self._clean([(node, (storage, self.token, node.id, made.get(node.name, []))) for node in nodes])
         for answer in seen.values():
             answer["unseen"] = [ids[each] for each in answer["unseen"]]
         return judge_storage(storage, written, seen, self.driver) if written else []
+
+    def _clean(self, calls: list[Any]) -> None:
+        """Removes what nodes wrote: a folder that one made may hold a folder that another made."""
+        for _ in range(1 + sum(len(made) for _, (*_, made) in calls)):
+            told = self.asking.ask(probe_storage.clean, calls)
+            calls = [call for call in calls if told.get(call[0].name, {}).get("left")]
+            if not calls:
+                return
 
     def _data(self) -> list[Finding]:
         config = self.config

@@ -22,6 +22,7 @@ from dfdet.errors import InputError
 from dfdet.schema import Recompression
 from shards.detect.faces import Image
 from shards.media.footage import Footage
+from shards.media.priority import without_real_time
 from shards.media.stream import UnusableVideoError, to_rgb
 
 __all__ = ["Recompressor", "encoder_text", "recompressed"]
@@ -211,7 +212,8 @@ def _open(how: Recompression, width: int, height: int) -> tuple[VideoCodecContex
     encoder.time_base, encoder.framerate = _TICK, 1 / _TICK
     encoder.options = codec.options | {"crf": str(how.crf)}
     encoder.thread_count = decoder.thread_count = 1
-    encoder.open()
+    with without_real_time():
+        encoder.open()
     return encoder, decoder
 
 

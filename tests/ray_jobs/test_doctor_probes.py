@@ -128,6 +128,15 @@ def test_nodes_find_each_others_files_and_leave_none(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_holds_one_of_another_node_goes_once_that_is_gone(tmp_path: Path) -> None:
+    outer, inner = tmp_path / "new", tmp_path / "new/runs"
+    inner.mkdir(parents=True)  # by two nodes at once, one folder each
+    assert probe_storage.clean(str(inner), "t", "a", [str(outer)])["left"]
+    assert probe_storage.clean(str(inner), "t", "b", [str(inner)]) == {"left": None}
+    assert probe_storage.clean(str(inner), "t", "a", [str(outer)]) == {"left": None}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_lay_in_the_storage_stays(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     answer = probe_storage.write(str(tmp_path), "t", "a")

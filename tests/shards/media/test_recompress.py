@@ -1,6 +1,7 @@
 """Each codec on drawn clips: order, distortion, size, reproducible bytes, and what goes wrong."""
 
 import os
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dfdet.errors import InputError
 from dfdet.schema import Recompression
 from shards.media import recompress
 from shards.media.footage import open_footage
+from shards.media.priority import THREADS
 from shards.media.recompress import Recompressor, encoder_text, recompressed
 from shards.media.stream import UnusableVideoError
 from shards.media.video import VideoFile
@@ -81,6 +83,18 @@ def test_the_pixels_are_the_same_in_each_run(codec):
     first, again = (through(noisy(), how) for _ in range(2))
     assert first[2] == again[2]
     assert all(np.array_equal(a, b) for a, b in zip(first[0], again[0], strict=True))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="needs Linux")
+@pytest.mark.parametrize("codec", LEVELS)
+def test_no_thread_takes_real_time_priority(codec):
+    coder = Recompressor(Recompression(codec, LEVELS[codec][0]), 160, 120)
+    for image in noisy():
+        for _ in coder.push(image):
+            pass
+        for thread in THREADS.iterdir():
+            with suppress(ProcessLookupError):  # it has ended
+                assert os.sched_getscheduler(int(thread.name)) == os.SCHED_OTHER
 
 
 def test_sides_that_are_odd_stay_as_they_are():
