@@ -6,6 +6,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from shards.media.priority import without_real_time
+
 BITS, BLOCK = 8, 16
 """The frame's number stands in the first row of blocks, black or white."""
 
@@ -30,7 +32,7 @@ def write(
     """A clip; options go to the encoder; times are presentation times of the frames at 25 a second."""
     images = list(images)
     movflags = {"movflags": "+faststart"} if path.suffix in {".mp4", ".mov"} else {}
-    with av.open(str(path), "w", format=format, options=movflags) as container:
+    with av.open(str(path), "w", format=format, options=movflags) as container, without_real_time():
         options = {name.replace("_", "-"): str(value) for name, value in options.items()}
         stream = container.add_stream(codec, rate=25, options=options)
         stream.height, stream.width = images[0].shape[:2]
