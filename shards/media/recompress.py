@@ -27,7 +27,8 @@ from shards.media.stream import UnusableVideoError, to_rgb
 
 __all__ = ["Recompressor", "encoder_text", "recompressed"]
 
-os.environ.setdefault("SVT_LOG", "1")  # Errors only: SVT-AV1 writes a page to stderr for each video.
+# What is fatal only: SVT-AV1 writes a page to stderr for each video, and an error if its end is not needed.
+os.environ.setdefault("SVT_LOG", "0")
 
 _TICK = Fraction(1, 25)
 """Seconds of a frame: at 25 frames/s x264's rate factor means what it says, whatever the source's rate."""
