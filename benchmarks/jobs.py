@@ -4,7 +4,8 @@
 
 Starts a Ray head of its own (``tests/ray_jobs/jobs.py``), submits small jobs with the real command line and
 prints a Markdown table: how Ray says that each job ended, the exit code of its driver, and whether that and
-what lies in the home folder are as they should be. Exits 1 if anything is not. Ten minutes on two cores.
+what lies in the home folder are as they should be. Exits 1 if anything is not. A quarter of an hour on
+two cores.
 """
 
 from __future__ import annotations
