@@ -87,6 +87,9 @@ def world(python: Path, *, install: bool, worktree: bool, keep: bool, kept: Path
 
 
 def _check_out(clone: Path, *, worktree: bool) -> None:
+    if subprocess.run(["git", "status"], cwd=ROOT, capture_output=True).returncode != 0:
+        _copy_archive(clone)
+        return
     if not worktree:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         return
@@ -96,6 +99,15 @@ def _check_out(clone: Path, *, worktree: bool) -> None:
         if (ROOT / name).exists():  # a deleted file is listed until that is committed
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, clone / name)
+
+
+def _copy_archive(clone: Path) -> None:
+    """Of an unpacked archive: all but what lies at its top and is not to be committed."""
+    ignored = [name.strip("/") for name in (ROOT / ".gitignore").read_text(encoding="utf-8").split()]
+    at_top = shutil.ignore_patterns(*ignored)
+    shutil.copytree(
+        ROOT, clone, ignore=lambda folder, names: at_top(folder, names) if folder == str(ROOT) else []
+    )
 
 
 def borrow(python: Path, clone: Path) -> None:
